@@ -1,0 +1,111 @@
+"""Ranks inside the tasks of one Spark barrier stage."""
+
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, final
+
+from hvdspark_launch.barrier_rank import SCHEMA, Orders, outcomes_of, run_rank
+from hvdspark_launch.base import Launcher, check_call
+from hvdspark_launch.closure import dump_call
+from hvdspark_launch.environment import check_extra
+from hvdspark_launch.errors import LaunchError
+from hvdspark_launch.facts import PACKAGES, versions_of
+from hvdspark_launch.outcome import results
+from hvdspark_launch.spark_failure import raise_for
+from hvdspark_launch.spark_session import SparkSide
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["BarrierLauncher"]
+
+
+@final
+class BarrierLauncher(Launcher):
+    """Runs each rank in a task of one barrier stage: in the Spark worker itself, beside its share of the rows.
+
+    Spark starts all ranks at once or none, and ends all when one dies. The ranks meet once, through Spark, and tell
+    each other host, versions and GPUs; rank 0 serves Horovod's rendezvous on the address by which Spark advertises
+    it. Ranks on one host talk over its loopback interface. A GPU that Spark gave to a task is named to the rank in
+    the environment variable HVDSPARK_GPU_ADDRESS. stdout and stderr of the ranks go where Spark puts them.
+
+    Works on classic sessions and under Spark Connect. Spark never retries such a stage: the caller runs again.
+
+    Parameters
+    ----------
+    spark : pyspark.sql.SparkSession
+        The session.
+    start_timeout_s : float
+        How long Spark may take to start a task, and each rank to wait for the others.
+    stop_grace_s : float
+        After a rank raised: how long the others may take to notice before Spark ends them.
+    horovod_timeout_s : int
+        How long Horovod waits for a rank to come to `hvd.init()`, or for a frozen process to answer.
+    packages : iterable of str
+        Packages whose versions must be the driver's on every worker.
+    env : mapping, optional
+        More environment variables for all ranks.
+    """
+
+    def __init__(
+        self,
+        spark: Any,
+        *,
+        start_timeout_s: float = 60.0,
+        stop_grace_s: float = 5.0,
+        horovod_timeout_s: int = 60,
+        packages: Iterable[str] = PACKAGES,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._spark = spark
+        self._start_timeout_s = start_timeout_s
+        self._stop_grace_s = stop_grace_s
+        self._horovod_timeout_s = horovod_timeout_s
+        self._packages = tuple(packages)
+        self._env = check_extra(env)
+
+    def run(
+        self,
+        fn: Callable[..., Any],
+        num_proc: int,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        rows: Any = None,
+    ) -> list[Any]:
+        """Run `fn` on `num_proc` tasks; see `Launcher.run`.
+
+        `rows`: a DataFrame. It is brought to `num_proc` partitions, and rank r gets an iterator over the batches of
+        partition r (possibly none) before `args`. It need not be read to its end.
+        """
+        check_call(fn, num_proc)
+        if rows is not None and not hasattr(rows, "mapInArrow"):
+            raise TypeError(f"rows must be a Spark DataFrame, not {type(rows).__name__}")
+        side = SparkSide(self._spark)
+        side.refuse_dynamic_allocation()
+        side.check_slots(num_proc, self._start_timeout_s)
+        orders = Orders(
+            dump_call(fn, args, kwargs),
+            num_proc,
+            rows is not None,
+            versions_of(self._packages),
+            self._env,
+            self._start_timeout_s,
+            self._stop_grace_s,
+            self._horovod_timeout_s,
+        )
+
+        def task(batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
+            yield from run_rank(orders, batches)
+
+        source = self._spark.range(0, num_proc, 1, num_proc) if rows is None else rows.repartition(num_proc)
+        with side.driver_python():
+            frame = source.mapInArrow(task, SCHEMA, barrier=True)
+        try:
+            collected = side.collect(frame, num_proc, self._start_timeout_s)
+        except LaunchError:
+            raise
+        except Exception as error:
+            if type(error).__name__ in ("AnalysisException", "ParseException"):
+                raise  # of the rows: Spark's own words are about the user's query
+            raise_for(error, socket.gethostname() if side.is_local else "an unknown host")
+        return results(outcomes_of(collected), num_proc)
