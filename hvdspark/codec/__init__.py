@@ -1,0 +1,45 @@
+"""The codec: updates in, small messages out, and back. Nothing is lost: what is not sent stays in the residual.
+
+::
+
+    encoder = Encoder(n, threshold_algorithm=AdaptiveThresholdAlgorithm())
+    message = encoder.encode(update)                 # [n] float32 -> 1-D uint8
+    decode_into([message, other], out, scale=0.5)    # out += 0.5 * each, in order
+"""
+
+from hvdspark.codec.decoder import decode_into
+from hvdspark.codec.encoder import Encoder
+from hvdspark.codec.message import Expected, Header, Stamp, read_header
+from hvdspark.codec.residual import (
+    AnyResidualPostProcessor,
+    NoOpResidualPostProcessor,
+    ResidualClippingPostProcessor,
+    ResidualPostProcessor,
+)
+from hvdspark.codec.threshold import (
+    AdaptiveThresholdAlgorithm,
+    AnyThresholdAlgorithm,
+    FixedThresholdAlgorithm,
+    TargetSparsityThresholdAlgorithm,
+    ThresholdAlgorithm,
+    ThresholdState,
+)
+
+__all__ = [
+    "AdaptiveThresholdAlgorithm",
+    "AnyResidualPostProcessor",
+    "AnyThresholdAlgorithm",
+    "Encoder",
+    "Expected",
+    "FixedThresholdAlgorithm",
+    "Header",
+    "NoOpResidualPostProcessor",
+    "ResidualClippingPostProcessor",
+    "ResidualPostProcessor",
+    "Stamp",
+    "TargetSparsityThresholdAlgorithm",
+    "ThresholdAlgorithm",
+    "ThresholdState",
+    "decode_into",
+    "read_header",
+]

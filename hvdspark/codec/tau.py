@@ -1,0 +1,36 @@
+"""What number a threshold may be on the wire: a bfloat16 number, so that subtracting it is exact far more often.
+
+With a float32 threshold ``v - tau`` is rounded on most elements above ``2 tau``; with eight significant bits it was
+exact in every one of 41 million codes of real runs.
+"""
+
+import math
+
+import numpy as np
+
+__all__ = ["MIN_TAU", "is_tau", "round_tau"]
+
+_LOW_BITS = np.uint32(0xFFFF)  # the half of a float32 that a bfloat16 number does not have
+_MAX_TAU = float(np.uint32(0x7F7F0000).view(np.float32))  # the largest finite bfloat16 number
+
+MIN_TAU = float((np.float32(1e-12).view(np.uint32) + _LOW_BITS & ~_LOW_BITS).view(np.float32))
+"""The smallest threshold in use: 1e-12 rounded up. Far below it a threshold would be a denormal number."""
+
+
+def round_tau(threshold: float) -> float:
+    """Round a threshold down to a bfloat16 number, but not below `MIN_TAU`.
+
+    Down, so that an element whose magnitude equals the threshold asked for is sent.
+
+    Parameters
+    ----------
+    threshold
+        Above zero and finite, in units of the update.
+    """
+    rounded = (np.float32(min(threshold, _MAX_TAU)).view(np.uint32) & ~_LOW_BITS).view(np.float32)
+    return max(float(rounded), MIN_TAU)
+
+
+def is_tau(value: float) -> bool:
+    """Tell whether `value` is a threshold that `round_tau` can give."""
+    return math.isfinite(value) and value >= MIN_TAU and value <= _MAX_TAU and round_tau(value) == value

@@ -1,0 +1,283 @@
+"""Nothing that was not sent to us gets through: mutations, hand-made evil messages, wrong origins."""
+
+import dataclasses
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from hvdspark.codec import Encoder, Expected, FixedThresholdAlgorithm, Stamp, decode_into, read_header
+from hvdspark.errors import ConfigurationError, MessageError, NonFiniteError, UnsupportedError
+
+N = 100
+LAYOUT = "<4sHBBQQQQQIfI"
+STAMP = Stamp(run_id=0xABCDEF, rank=3, step=11, examples=32)
+EXPECTED = Expected(run_id=0xABCDEF, rank=3, step=11)
+SPARSE, DENSE = 1, 2
+
+
+def encoder(**options):
+    return Encoder(N, threshold_algorithm=FixedThresholdAlgorithm(0.5), **options)
+
+
+def honest(form="sparse"):
+    update = np.random.default_rng(1).standard_normal(N).astype(np.float32)
+    return encoder(format=form).encode(update, STAMP).copy()
+
+
+def forged(payload=None, extra=b"", codes=(1, -7, 100), bits=None, **fields):
+    """Pack a message from scratch, with a right checksum: what only the other checks can catch."""
+    payload = np.array(codes, "<i4").tobytes() if payload is None else payload
+    header = {
+        "magic": b"HVDS", "version": 1, "format": SPARSE, "flags": 0, "run_id": STAMP.run_id, "step": STAMP.step,
+        "n": N, "count": len(payload) // 4, "payload_bytes": len(payload),
+        "rank": STAMP.rank, "tau": 0.5, "examples": 32,
+    }  # fmt: skip
+    assert set(fields) <= set(header)
+    head = struct.pack(LAYOUT, *(header | fields).values())
+    if bits is not None:  # the threshold as raw bits: a NaN with a payload, a denormal number
+        head = head[:52] + struct.pack("<I", bits) + head[56:]
+    data = head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload + extra
+    return np.frombuffer(data, np.uint8).copy()
+
+
+def dense(**changes):
+    values = np.ones(N, "<f4")
+    for place, value in changes.items():
+        values[int(place[1:])] = value
+    return {"payload": values.tobytes(), "format": DENSE}
+
+
+EVIL = {
+    "index 0": {"codes": [0, 1, 2]},
+    "index 0 at the end": {"codes": [1, 2, 0]},
+    "index n + 1": {"codes": [1, N + 1]},
+    "index -(n + 1)": {"codes": [1, -(N + 1)]},
+    "index 2**31 - 1": {"codes": [2**31 - 1]},
+    "index -2**31": {"codes": [-(2**31)]},
+    "index -2**31 after others": {"codes": [1, 2, -(2**31)]},
+    "duplicate": {"codes": [5, 5]},
+    "duplicate of the other sign": {"codes": [5, -5]},
+    "unsorted": {"codes": [9, 3]},
+    "unsorted at the end": {"codes": [*range(1, 50), 48]},
+    "count 2**32 - 1": {"count": 2**32 - 1},
+    "count 2**63": {"count": 2**63},
+    "count 2**62, times 4 wraps to 0": {"count": 2**62, "payload": b""},
+    "count one more": {"count": 4},
+    "count one less": {"count": 2},
+    "count 0 with a payload": {"count": 0},
+    "count n + 1 with as many codes": {"codes": range(1, N + 2)},
+    "payload that ends inside a code": {"payload": b"\1\0\0\0\2\0", "count": 1},
+    "announced payload too long": {"payload_bytes": 16},
+    "announced payload too short": {"payload_bytes": 8},
+    "announced payload 2**64 - 1": {"payload_bytes": 2**64 - 1},
+    "one byte behind the end": {"extra": b"\0"},
+    "padding behind the end": {"extra": bytes(64)},
+    "a second message behind the end": {"extra": forged().tobytes()},
+    "threshold NaN": {"tau": float("nan")},
+    "threshold NaN with a payload": {"bits": 0x7FC0BEEF},
+    "threshold 0": {"tau": 0.0},
+    "threshold -0": {"tau": -0.0},
+    "threshold -1": {"tau": -1.0},
+    "threshold inf": {"tau": float("inf")},
+    "threshold -inf": {"tau": float("-inf")},
+    "threshold denormal": {"bits": 0x00010000},
+    "threshold below the floor": {"bits": 0x2B000000},
+    "threshold with more digits than bfloat16": {"bits": 0x3F000001},
+    "another run": {"run_id": 1},
+    "another rank": {"rank": 2},
+    "an earlier step (a replay)": {"step": 10},
+    "a later step": {"step": 12},
+    "n one more": {"n": N + 1},
+    "n 0": {"n": 0},
+    "n 2**64 - 1": {"n": 2**64 - 1},
+    "another magic": {"magic": b"HVDT"},
+    "version 0": {"version": 0},
+    "a later version": {"version": 2},
+    "an unknown format": {"format": 200},
+    "format 0": {"format": 0},
+    "a flag": {"flags": 1},
+    "sparse codes called dense": {"format": DENSE},
+    "dense values called sparse": dense() | {"format": SPARSE},
+    "dense with a NaN": dense(i7=float("nan")),
+    "dense with inf": dense(i99=float("inf")),
+    "dense with count 3": dense() | {"count": 3},
+    "dense, one value short": {"format": DENSE, "payload": bytes(4 * N - 4), "count": N},
+    "dense with a threshold NaN": dense() | {"tau": float("nan")},
+}
+
+
+def refused(messages, match=None):
+    out = np.linspace(-1, 1, N, dtype=np.float32)
+    before = out.tobytes()
+    with pytest.raises(MessageError, match=match):
+        decode_into(messages, out, 0.5, expected=EXPECTED)
+    assert out.tobytes() == before
+
+
+def test_the_forger_can_write_honest_messages():
+    out = np.zeros(N, np.float32)
+    decode_into([forged(), forged(**dense())], out, expected=EXPECTED)
+    assert (out[0], out[6], out[99], out[1]) == (1.5, 0.5, 1.5, 1.0)
+
+
+@pytest.mark.parametrize("evil", EVIL.values(), ids=EVIL)
+def test_evil_messages_are_refused(evil):
+    refused([honest(), forged(**evil)], match="message 1 of 2")
+
+
+@pytest.mark.parametrize("length", [0, 1, 32, 63])
+def test_less_than_a_header_is_refused(length):
+    refused([honest()[:length]])
+    with pytest.raises(MessageError, match=f"{length} bytes"):
+        read_header(honest()[:length])
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [np.zeros(64, np.int8), np.zeros((2, 64), np.uint8), np.zeros(200, np.uint8)[::2], np.zeros(64, np.float32)],
+)
+def test_other_arrays_are_no_messages(thing):
+    refused([thing], match="contiguous 1-D uint8")
+
+
+def test_a_cap_on_the_count():
+    out = np.zeros(N, np.float32)
+    decode_into([forged()], out, expected=Expected(max_count=3))
+    decode_into([forged(**dense())], out, expected=Expected(max_count=2))  # a dense message always carries all
+    with pytest.raises(MessageError, match="at most 2"):
+        decode_into([forged()], out, expected=Expected(max_count=2))
+
+
+def mutations(rng, message, number):
+    """Change, cut, add, swap and splice bytes; half of them with the checksum made right again."""
+    for case in range(number):
+        changed = message.copy()
+        kind = case % 5
+        if kind == 0:
+            changed[rng.integers(changed.size)] ^= 1 << rng.integers(8)
+        elif kind == 1:
+            changed = changed[: rng.integers(changed.size)]
+        elif kind == 2:
+            changed = np.insert(changed, rng.integers(changed.size + 1), rng.integers(256)).astype(np.uint8)
+        elif kind == 3:
+            start = rng.integers(changed.size)
+            changed[start : start + 8] = rng.integers(0, 256, changed[start : start + 8].size)
+        else:
+            one, other = rng.integers(0, changed.size - 4, 2)
+            changed[one : one + 4], changed[other : other + 4] = message[other : other + 4], message[one : one + 4]
+        if changed.tobytes() != message.tobytes():
+            yield changed
+
+
+@pytest.mark.parametrize("form", ["sparse", "dense"])
+def test_ten_thousand_mutations_are_refused(form):
+    message = honest(form)
+    out = np.linspace(-1, 1, N, dtype=np.float32)
+    before = out.tobytes()
+    tried = 0
+    for changed in mutations(np.random.default_rng(2), message, 10_000):
+        tried += 1
+        with pytest.raises(MessageError):
+            decode_into([changed], out)
+    assert tried > 9_900
+    assert out.tobytes() == before
+
+
+def test_mutations_with_a_right_checksum_never_write_outside():
+    """A forger may change values and indices; what then passes is a well-formed message over n elements."""
+    guarded = np.zeros(N + 200, np.float32)
+    out = guarded[100:-100]
+    passed = 0
+    for changed in mutations(np.random.default_rng(3), honest(), 5_000):
+        if changed.size >= 64:
+            changed[60:64] = np.frombuffer(
+                struct.pack("<I", zlib.crc32(changed[64:], zlib.crc32(changed[:60]))), np.uint8
+            )
+        try:
+            decode_into([changed], out)
+            passed += 1
+        except MessageError:
+            continue
+    assert passed > 100
+    assert not guarded[:100].any()
+    assert not guarded[-100:].any()
+    assert np.isfinite(out).all()
+
+
+def test_messages_are_added_in_the_order_of_the_list_with_their_scales():
+    rng = np.random.default_rng(4)
+    updates = [rng.standard_normal(N).astype(np.float32) for _ in range(3)]
+    messages = [
+        encoder(format=form).encode(u).copy() for form, u in zip(("sparse", "dense", "sparse"), updates, strict=True)
+    ]
+    start = rng.standard_normal(N).astype(np.float32)
+    scales = [0.3, -1.0, 1 / 3]
+    wanted = start.copy()
+    for message, scale in zip(messages, scales, strict=True):
+        decode_into([message], wanted, scale)
+    out = start.copy()
+    decode_into(messages, out, scales)
+    assert out.tobytes() == wanted.tobytes()
+    by_hand = start.copy()
+    by_hand += np.where(np.abs(updates[0]) >= 0.5, np.sign(updates[0]), 0).astype(np.float32) * np.float32(0.3 * 0.5)
+    by_hand += np.float32(-1.0) * updates[1]
+    by_hand += np.where(np.abs(updates[2]) >= 0.5, np.sign(updates[2]), 0).astype(np.float32) * np.float32(0.5 / 3)
+    assert out.tobytes() == by_hand.tobytes()
+
+
+def test_messages_come_as_bytes_and_at_any_address():
+    message = honest()
+    wanted = np.zeros(N, np.float32)
+    decode_into([message], wanted)
+    packed = np.zeros(message.size + 8, np.uint8)
+    for shift in range(5):
+        packed[shift : shift + message.size] = message
+        askew = packed[shift : shift + message.size]
+        for form in (askew, askew.tobytes(), bytearray(askew), memoryview(askew.tobytes())):
+            out = np.zeros(N, np.float32)
+            decode_into([form], out)
+            assert out.tobytes() == wanted.tobytes()
+    assert read_header(message.tobytes()) == read_header(message)
+
+
+def test_one_expectation_a_message():
+    messages = [
+        encoder().encode(np.ones(N, np.float32), dataclasses.replace(STAMP, rank=rank)).copy() for rank in (0, 1)
+    ]
+    out = np.zeros(N, np.float32)
+    decode_into(messages, out, expected=[Expected(rank=0), Expected(rank=1)])
+    with pytest.raises(MessageError, match="message 0 of 2: rank 1"):
+        decode_into(messages[::-1], out, expected=[Expected(rank=0), Expected(rank=1)])
+    with pytest.raises(ConfigurationError, match="expected has 1 items for 2"):
+        decode_into(messages, out, expected=[Expected()])
+    with pytest.raises(ConfigurationError, match="scale has 3 items for 2"):
+        decode_into(messages, out, [1.0, 2.0, 3.0])
+
+
+def test_no_messages_change_nothing():
+    out = np.ones(N, np.float32)
+    decode_into([], out)
+    assert (out == 1).all()
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 1e39, 1e300])
+def test_a_scale_that_float32_cannot_hold_is_refused(scale):
+    out = np.ones(N, np.float32)
+    for form in ("sparse", "dense"):
+        with pytest.raises(NonFiniteError, match="message 0"):
+            decode_into([honest(form)], out, scale)
+    assert (out == 1).all()
+
+
+def test_an_out_that_cannot_take_it_is_refused():
+    frozen = np.zeros(N, np.float32)
+    frozen.flags.writeable = False
+    for out in ([0.0] * N, np.zeros(N), np.zeros(2 * N, np.float32)[::2], frozen):
+        with pytest.raises(UnsupportedError, match="out must be"):
+            decode_into([honest()], out)
+    with pytest.raises(ConfigurationError, match="flatten"):
+        decode_into([honest()], np.zeros((N, 1), np.float32))
+    with pytest.raises(MessageError, match="for 100 elements, 99 are held"):
+        decode_into([honest()], np.zeros(N - 1, np.float32))

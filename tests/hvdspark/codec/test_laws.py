@@ -1,0 +1,64 @@
+"""The laws of the codec, on every format and every algorithm."""
+
+import numpy as np
+import pytest
+
+from contracts import codec
+from hvdspark.codec import (
+    AdaptiveThresholdAlgorithm,
+    Encoder,
+    FixedThresholdAlgorithm,
+    ResidualClippingPostProcessor,
+    TargetSparsityThresholdAlgorithm,
+    decode_into,
+)
+
+OPTIONS = {
+    "auto-adaptive-clipped": {
+        "threshold_algorithm": AdaptiveThresholdAlgorithm(),
+        "residual_post_processor": ResidualClippingPostProcessor(1.0, 3),
+    },
+    "auto-target": {"threshold_algorithm": TargetSparsityThresholdAlgorithm()},
+    "auto-tiny-threshold": {"threshold_algorithm": FixedThresholdAlgorithm(1e-12)},
+    "sparse-fixed": {"threshold_algorithm": FixedThresholdAlgorithm(1e-3), "format": "sparse"},
+    "sparse-dl4j": {"threshold_algorithm": AdaptiveThresholdAlgorithm(1e-4), "format": "sparse"},
+    "dense": {"format": "dense"},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("law", codec.LAWS, ids=lambda law: law.__name__)
+def test_law(law, options):
+    law(lambda n, **more: Encoder(n, **{**options, **more}))
+
+
+def test_there_are_laws():
+    assert len(codec.LAWS) == 11
+
+
+def test_ten_thousand_steps_against_a_float64_shadow():
+    n, steps = 128, 10_000
+    encoder = Encoder(n, threshold_algorithm=AdaptiveThresholdAlgorithm())
+    rng = np.random.default_rng(4)
+    decoded, given = np.zeros(n), np.zeros(n)
+    passed_by = np.zeros(n)
+    for _ in range(steps):
+        update = (rng.standard_normal(n) ** 3 * 1e-2 + 1e-3).astype(np.float32)
+        out = np.zeros(n, np.float32)
+        decode_into([encoder.encode(update)], out)
+        decoded += out
+        given += update
+        passed_by += np.abs(update)
+    error = np.linalg.norm(decoded + encoder.residual - given)
+    assert error <= 1e-6 * np.linalg.norm(passed_by)
+
+
+def test_one_step_is_exact_bit_for_bit_with_a_bfloat16_threshold():
+    rng = np.random.default_rng(5)
+    encoder = Encoder(5000, threshold_algorithm=FixedThresholdAlgorithm(0.0123))
+    for _ in range(50):
+        update = (rng.standard_normal(5000) * 0.02).astype(np.float32)
+        total = encoder.residual + update
+        out = np.zeros(5000, np.float32)
+        decode_into([encoder.encode(update)], out)
+        assert (out + encoder.residual).tobytes() == (total + np.float32(0)).tobytes()
