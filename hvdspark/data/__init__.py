@@ -1,0 +1,35 @@
+"""From tables to batches: what columns mean, staged files, who reads which rows.
+
+Batches are loaded on first use: they need torch, which a Spark task that only stages rows should not wait for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from hvdspark.data.columns import ColumnPlan, plan_columns
+from hvdspark.data.dataset import DataSet
+from hvdspark.data.manifest import Manifest
+from hvdspark.data.plan import EpochPlan
+from hvdspark.data.stage import stage, use_driver_python
+
+if TYPE_CHECKING:
+    from hvdspark.data.batches import Batch, Batches
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "ColumnPlan",
+    "DataSet",
+    "EpochPlan",
+    "Manifest",
+    "plan_columns",
+    "stage",
+    "use_driver_python",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("Batch", "Batches"):
+        raise AttributeError(f"module 'hvdspark.data' has no attribute {name!r}; it has {', '.join(__all__)}")
+    from hvdspark.data import batches
+
+    return getattr(batches, name)

@@ -1,0 +1,192 @@
+"""Which rank reads which rows at which step: pure functions of the row counts, the sizes, the seed and the epoch.
+
+The law. Rows lie in row groups. The order of an epoch permutes the row groups, takes them in blocks of 32, permutes the
+rows of each block, and puts the blocks one behind the other. It depends on row counts, seed and epoch, never on the
+number of ranks or the batch size. Step t takes the next ``size * batch_size`` rows of that order, rank r the r-th of
+`size` consecutive pieces of them. Therefore
+
+- each row comes exactly once in an epoch, on exactly one rank;
+- N ranks with batch b see, step by step, the batches that one rank with batch N * b sees;
+- all ranks have the same number of steps, and the pieces of a step differ by one row at most (only the last step of an
+  epoch can be ragged: a rank may get no row of it).
+
+A batch draws from all groups of a block, which come from all over the data: also where the data is sorted, by class for
+example, a batch is a mixture. A reader holds the groups of one block, and those of the next where a batch spans both.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hvdspark.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["GROUPS_PER_BLOCK", "ORDER_VERSION", "EpochPlan"]
+
+ORDER_VERSION = 1
+"""Recorded with the seed: a change of the order under the same seed raises it."""
+
+GROUPS_PER_BLOCK = 32
+"""Row groups whose rows are mixed with each other: what a reader must hold."""
+
+_GROUPS, _ROWS = 0, 1  # what a stream of random numbers is for: no two purposes share one
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The order of one epoch, cut into steps and ranks. A value: equal arguments give equal plans on every host.
+
+    Parameters
+    ----------
+    rows_per_group
+        Rows of each row group, in the order of the manifest.
+    size
+        Number of ranks.
+    batch_size
+        Rows a rank takes in a step.
+    seed, epoch
+        Not negative; together they decide the order.
+    shuffle
+        False: the order in which the rows are stored, in every epoch.
+
+    Raises
+    ------
+    ConfigurationError
+        Where a number is out of range.
+    DataError
+        Where there is no row.
+    """
+
+    rows_per_group: tuple[int, ...]
+    size: int
+    batch_size: int
+    seed: int
+    epoch: int
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 1), ("batch_size", 1), ("seed", 0), ("epoch", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigurationError(f"EpochPlan.{name}: an integer of at least {least} is needed, not {value!r}")
+        if any(rows < 0 for rows in self.rows_per_group):
+            raise ConfigurationError("EpochPlan.rows_per_group: a row group cannot have fewer than 0 rows")
+        if self.num_rows == 0:
+            raise DataError("there is no row to train on: give data with at least one row")
+
+    @functools.cached_property
+    def num_rows(self) -> int:
+        """Rows of an epoch, over all ranks."""
+        return sum(self.rows_per_group)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch: the same on all ranks."""
+        return -(-self.num_rows // (self.size * self.batch_size))
+
+    def total_examples(self, step: int) -> int:
+        """Return how many rows all ranks take together in a step."""
+        start, stop = self._step_range(step)
+        return stop - start
+
+    def examples(self, rank: int, step: int) -> int:
+        """Return how many rows a rank takes in a step; 0 is possible in the last one."""
+        start, stop = self._piece_range(rank, step)
+        return stop - start
+
+    def pieces(self, rank: int, step: int) -> "list[tuple[int, NDArray[np.int64]]]":
+        """Return the rows that a rank takes in a step, in order.
+
+        Returns
+        -------
+        list of (group, rows)
+            `rows` is `[k] int64`, indices inside that row group, not to be written to. Empty where the rank takes none.
+        """
+        import numpy as np
+
+        start, stop = self._piece_range(rank, step)
+        pieces = []
+        block = int(np.searchsorted(self._block_ends, start, side="right"))
+        while start < stop:
+            end = int(self._block_ends[block])
+            groups, rows = self._block(block)
+            first = len(rows) - (end - start)
+            part = slice(first, first + min(stop, end) - start)
+            # cut where the group changes
+            cuts = np.flatnonzero(np.diff(groups[part])) + 1
+            runs = zip(np.split(groups[part], cuts), np.split(rows[part], cuts), strict=True)
+            pieces += [(int(group[0]), row) for group, row in runs if len(row)]
+            start = min(stop, end)
+            block += 1
+        return pieces
+
+    def _step_range(self, step: int) -> tuple[int, int]:
+        if not 0 <= step < self.num_steps:
+            raise ConfigurationError(f"step {step} is not one of the {self.num_steps} steps of this epoch")
+        start = step * self.size * self.batch_size
+        return start, min(start + self.size * self.batch_size, self.num_rows)
+
+    def _piece_range(self, rank: int, step: int) -> tuple[int, int]:
+        if not 0 <= rank < self.size:
+            raise ConfigurationError(f"rank {rank} is not one of {self.size} ranks")
+        start, stop = self._step_range(step)
+        least, extra = divmod(stop - start, self.size)
+        start += rank * least + min(rank, extra)
+        return start, start + least + (rank < extra)
+
+    @functools.cached_property
+    def _group_order(self) -> "NDArray[np.int64]":
+        import numpy as np
+
+        if self.shuffle:
+            return _permutation(len(self.rows_per_group), self.seed, self.epoch, _GROUPS)
+        return np.arange(len(self.rows_per_group))
+
+    @functools.cached_property
+    def _block_ends(self) -> "NDArray[np.int64]":
+        """Where each block ends in the order of the epoch."""
+        import numpy as np
+
+        ends = np.cumsum(np.asarray(self.rows_per_group, dtype=np.int64)[self._group_order])
+        last = np.arange(GROUPS_PER_BLOCK, len(ends) + GROUPS_PER_BLOCK, GROUPS_PER_BLOCK) - 1
+        return ends[np.minimum(last, len(ends) - 1)]
+
+    def _block(self, block: int) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+        """Return the group of each row of a block, and its index in that group, in the order of the epoch."""
+        order = self._group_order[block * GROUPS_PER_BLOCK : (block + 1) * GROUPS_PER_BLOCK]
+        groups = tuple(int(group) for group in order)
+        rows = tuple(self.rows_per_group[group] for group in groups)
+        return _mixed(groups, rows, (self.seed, self.epoch, _ROWS, block) if self.shuffle else None)
+
+
+@functools.lru_cache(maxsize=4)  # the blocks in use: ranks of one process are near the same place of the order
+def _mixed(
+    groups: tuple[int, ...], rows: tuple[int, ...], key: tuple[int, ...] | None
+) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+    import numpy as np
+
+    group_of = np.repeat(np.asarray(groups, np.int64), rows)
+    row_of = np.concatenate([np.arange(count, dtype=np.int64) for count in rows])
+    if key is not None:
+        permutation = _permutation(len(row_of), *key)
+        group_of, row_of = group_of[permutation], row_of[permutation]
+    group_of.setflags(write=False)
+    row_of.setflags(write=False)
+    return group_of, row_of
+
+
+def _permutation(count: int, seed: int, *key: int) -> "NDArray[np.int64]":
+    """Return `[count] int64`, read-only: a permutation that depends on nothing but `seed` and `key`.
+
+    The order of random 64-bit numbers of the counter-based generator Philox (Salmon et al. 2011). Generator.permutation
+    would be faster, but numpy may change its results between releases; the raw stream of a bit generator it may not.
+    """
+    import numpy as np
+
+    raw = np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)).random_raw(count)
+    permutation = np.argsort(raw, kind="stable")
+    permutation.setflags(write=False)
+    return permutation

@@ -1,0 +1,102 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hvdspark.data.columns import ColumnPlan
+from hvdspark.data.values import Problem, read_lists, read_scalars
+from hvdspark.errors import DataError
+
+SOMETIMES_BAD = st.one_of(
+    st.floats(-(2.0**100), 2.0**100, width=32), st.sampled_from([None, np.nan, np.inf, -np.inf, 1e300])
+)
+
+
+def is_bad(value):
+    return value is None or not np.isfinite(value) or abs(value) > float(np.finfo(np.float32).max)
+
+
+@given(values=st.lists(SOMETIMES_BAD, max_size=20), offset=st.integers(0, 3))
+@settings(max_examples=80, deadline=None)
+def test_scalars_are_read_or_their_problem_is_counted(values, offset):
+    column = pa.array([7.0] * offset + values, pa.float64()).slice(offset)
+    found, problem = read_scalars(column, "x", np.float32)
+    nulls = [i for i, value in enumerate(values) if value is None]
+    bad = nulls or [i for i, value in enumerate(values) if is_bad(value)]
+    if bad:
+        assert found is None
+        assert problem == Problem("x", "null" if nulls else "not finite", len(bad), bad[0])
+    else:
+        np.testing.assert_array_equal(found, np.array(values, np.float32), strict=True)
+
+
+ROWS = st.integers(1, 3).flatmap(
+    lambda w: st.lists(st.one_of(st.lists(SOMETIMES_BAD, min_size=w, max_size=w), st.none()), max_size=8)
+)
+
+
+@given(rows=ROWS, offset=st.integers(0, 2), kind=st.sampled_from([pa.list_, pa.large_list]))
+@settings(max_examples=150, deadline=None)
+def test_lists_are_read_or_their_problem_is_counted(rows, offset, kind):
+    column = pa.array([[9.0]] * offset + rows, kind(pa.float64())).slice(offset)
+    found, problem = read_lists(column, "x")
+    no_list = [i for i, row in enumerate(rows) if row is None]
+    nulls = no_list or [i for i, row in enumerate(rows) if any(value is None for value in row)]
+    bad = nulls or [i for i, row in enumerate(rows) if any(map(is_bad, row))]
+    if bad:
+        assert found is None
+        assert problem == Problem("x", "null" if nulls else "not finite", len(bad), bad[0])
+    elif rows:
+        np.testing.assert_array_equal(found, np.array(rows, np.float32), strict=True)
+
+
+def test_unequal_and_empty_lists():
+    column = pa.array([[1.0, 2.0], [1.0], [3.0, 4.0], []])
+    assert read_lists(column, "x") == (None, Problem("x", "width", 2, 1, (2, 1)))
+    assert read_lists(column, "x", 1) == (None, Problem("x", "width", 3, 0, (1, 2)))
+    assert read_lists(pa.array([[], []], pa.list_(pa.float32())), "x") == (None, Problem("x", "empty", 2, 0))
+
+
+def test_infinities_that_cancel_are_found():
+    column = pa.array([[1.0, 1.0], [np.inf, -np.inf]])
+    assert read_lists(column, "x") == (None, Problem("x", "not finite", 1, 1))
+
+
+def test_large_integers_keep_every_digit():
+    values, _ = read_scalars(pa.array([2**62 + 1, -1]), "y", np.int64)
+    assert values.tolist() == [2**62 + 1, -1]
+    values, _ = read_scalars(pa.array([True, False]), "y", np.int64)
+    assert values.tolist() == [1, 0]
+
+
+def test_convert_names_every_bad_column_at_once():
+    plan = ColumnPlan(("a", "b"), "scalar", "y", "integer")
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "hvdspark_features_0": pa.array([1.0, None]),
+            "hvdspark_features_1": pa.array([np.nan, 2.0]),
+            "hvdspark_label": pa.array([1, None]),
+        }
+    )
+    with pytest.raises(DataError) as caught:
+        plan.convert(batch)
+    for text in ("'a' has nulls in 1 row (the first is row 1 of this batch)", "'b' has NaN", "'y' has nulls"):
+        assert text in str(caught.value)
+
+
+def test_convert_stacks_scalars_in_order():
+    plan = ColumnPlan(("a", "b"), "scalar", "y", "float")
+    names = ["hvdspark_features_0", "hvdspark_features_1", "hvdspark_label"]
+    batch = pa.RecordBatch.from_arrays([pa.array([1, 2]), pa.array([True, False]), pa.array([0.5, 1.5])], names=names)
+    features, labels = plan.convert(batch)
+    np.testing.assert_array_equal(features, np.array([[1, 1], [2, 0]], np.float32), strict=True)
+    np.testing.assert_array_equal(labels, np.array([0.5, 1.5], np.float32), strict=True)
+
+
+def test_convert_holds_the_width_that_is_known():
+    plan = ColumnPlan(("x",), "array")
+    batch = pa.RecordBatch.from_pydict({"hvdspark_features": pa.array([[1.0, 2.0]])})
+    assert plan.convert(batch, feature_width=2)[1] is None
+    with pytest.raises(DataError, match=r"'x' has arrays of unequal width \(3 and 2 values\)"):
+        plan.convert(batch, feature_width=3)
