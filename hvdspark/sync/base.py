@@ -1,0 +1,118 @@
+"""What a synchroniser exchanges, and the law that every way of exchanging keeps."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Exchange", "SyncReport"]
+
+Vector = NDArray[np.float32]
+
+
+class Exchange(abc.ABC):
+    """Brings the vectors of all ranks together.
+
+    Laws (tests/contracts/exchange.py):
+
+    1. *Agreement*: after a call, `out` holds the same bits on all ranks.
+    2. *Conservation*: what a rank put in and is not in `out` now is in `residual`, and comes out later.
+
+    All ranks call the same methods in the same order.
+    """
+
+    #: What this exchange keeps back, `[n] float32`; None where everything goes through at once.
+    residual: Vector | None
+
+    #: Bytes of this rank's own messages so far, padding included.
+    bytes_sent: int
+
+    @abc.abstractmethod
+    def add_total(self, vector: Vector, out: Vector, scale: float, *, examples: int) -> None:
+        """Add the sum over ranks to `out`: ``out += scale * sum_r vector_r``.
+
+        Parameters
+        ----------
+        vector : ndarray
+            `[n] float32`, this rank's part; it may be overwritten.
+        out : ndarray
+            `[n] float32`, equal on all ranks; changed in place.
+        scale : float
+            Applied to each rank's part.
+        examples : int
+            How many examples this rank's part stands for (recorded with what is sent).
+        """
+
+    @abc.abstractmethod
+    def subtract_difference(self, agreed: Vector, local: Vector, scale: float, *, examples: int) -> None:
+        """Move `agreed` by all ranks' updates: ``agreed -= scale * sum_r (agreed - local_r)``.
+
+        Parameters
+        ----------
+        agreed : ndarray
+            `[n] float32`, equal on all ranks; changed in place.
+        local : ndarray
+            `[n] float32`, what this rank's optimizer made of it.
+        scale, examples
+            As in `add_total`.
+        """
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return all state as tensors, arrays and numbers."""
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+
+    @abc.abstractmethod
+    def measures(self) -> dict[str, float]:
+        """Return `density` and `threshold` of the last message and `clipped_mass` so far, where they have a meaning."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SyncReport:
+    """What synchronising has cost one rank so far.
+
+    Parameters
+    ----------
+    steps : int
+        Calls of `step`.
+    bytes_sent : int
+        Bytes of this rank's own messages, padding included.
+    dense_bytes : int
+        4 x parameters x steps: what a dense exchange every step would have carried.
+    density : float
+        Mean share of elements that was sent.
+    threshold : float
+        The last threshold tau; 0 without a codec.
+    clipped_mass : float
+        Sum of |residual| that clipping threw away.
+    seconds : dict
+        Seconds by phase: update, encode, exchange, decode, apply.
+    """
+
+    steps: int
+    bytes_sent: int
+    dense_bytes: int
+    density: float
+    threshold: float
+    clipped_mass: float
+    seconds: dict[str, float]
+
+    @property
+    def compression(self) -> float:
+        """How many times fewer bytes were sent than a dense exchange would have carried."""
+        return self.dense_bytes / self.bytes_sent if self.bytes_sent else float("inf")
+
+    def __str__(self) -> str:
+        phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in self.seconds.items())
+        return (
+            f"{self.steps} steps, {self.bytes_sent:,} bytes sent "
+            f"({self.dense_bytes:,} dense, {self.compression:.0f} x fewer), "
+            f"density {self.density:.2e}, threshold {self.threshold:.2e}; seconds: {phases}"
+        )

@@ -1,0 +1,48 @@
+"""Before the first step, ranks compare what they are about to do together, and refuse together."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Any
+
+import numpy as np
+
+from hvdspark.collectives import Collective
+from hvdspark.errors import RankMismatch
+
+__all__ = ["agree_on_run_id", "compare_facts"]
+
+
+def compare_facts(collective: Collective, facts: dict[str, Any]) -> None:
+    """Make sure that all ranks state the same facts.
+
+    Parameters
+    ----------
+    collective : Collective
+        The ranks; all of them call this.
+    facts : dict
+        JSON-able values by name.
+
+    Raises
+    ------
+    RankMismatch
+        On every rank, if they differ; the message is a table of what differs.
+    """
+    mine = np.frombuffer(json.dumps(facts, sort_keys=True, default=str).encode(), np.uint8)
+    stated = [json.loads(bytes(part)) for part in collective.allgather(mine)]
+    names = sorted({name for each in stated for name in each})
+    differing = [name for name in names if len({json.dumps(each.get(name)) for each in stated}) > 1]
+    if differing:
+        rows = [
+            f"  {name}: " + ", ".join(f"rank {r}: {each.get(name)}" for r, each in enumerate(stated))
+            for name in differing
+        ]
+        raise RankMismatch("ranks disagree before step 0; make these equal on all ranks:\n" + "\n".join(rows))
+
+
+def agree_on_run_id(collective: Collective) -> int:
+    """Draw a random 63-bit number on rank 0 and return it on every rank."""
+    drawn = np.array([secrets.randbits(63)], np.int64)
+    collective.broadcast_(drawn)
+    return int(drawn[0])
