@@ -1,0 +1,63 @@
+"""hvdspark trains any PyTorch module over a Spark cluster or bare-metal hosts joined by ordinary networks.
+
+On Spark: `SparkMultiLayer` with a `SharedTrainingMaster`. On bare metal: `open_collective` and `SharedUpdates`.
+The names below are loaded when they are first used: ``import hvdspark`` loads no torch, pyspark, Horovod, MPI or numba.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hvdspark.codec import AdaptiveThresholdAlgorithm as AdaptiveThresholdAlgorithm
+    from hvdspark.codec import FixedThresholdAlgorithm as FixedThresholdAlgorithm
+    from hvdspark.codec import NoOpResidualPostProcessor as NoOpResidualPostProcessor
+    from hvdspark.codec import ResidualClippingPostProcessor as ResidualClippingPostProcessor
+    from hvdspark.codec import ResidualPostProcessor as ResidualPostProcessor
+    from hvdspark.codec import TargetSparsityThresholdAlgorithm as TargetSparsityThresholdAlgorithm
+    from hvdspark.codec import ThresholdAlgorithm as ThresholdAlgorithm
+    from hvdspark.collectives import Collective as Collective
+    from hvdspark.collectives import open_collective as open_collective
+    from hvdspark.data import DataSet as DataSet
+    from hvdspark.evaluation import Evaluation as Evaluation
+    from hvdspark.masters import SharedTrainingMaster as SharedTrainingMaster
+    from hvdspark.network import Network as Network
+    from hvdspark.spark import SparkDl4jMultiLayer as SparkDl4jMultiLayer
+    from hvdspark.spark import SparkMultiLayer as SparkMultiLayer
+    from hvdspark.sync import SharedUpdates as SharedUpdates
+    from hvdspark.training import TrainingResult as TrainingResult
+
+_ROOMS = {
+    "AdaptiveThresholdAlgorithm": "codec",
+    "Collective": "collectives",
+    "DataSet": "data",
+    "Evaluation": "evaluation",
+    "FixedThresholdAlgorithm": "codec",
+    "Network": "network",
+    "NoOpResidualPostProcessor": "codec",
+    "ResidualClippingPostProcessor": "codec",
+    "ResidualPostProcessor": "codec",
+    "SharedTrainingMaster": "masters",
+    "SharedUpdates": "sync",
+    "SparkDl4jMultiLayer": "spark",
+    "SparkMultiLayer": "spark",
+    "TargetSparsityThresholdAlgorithm": "codec",
+    "ThresholdAlgorithm": "codec",
+    "TrainingResult": "training",
+    "open_collective": "collectives",
+}
+
+__all__ = [  # noqa: PLE0604 (a sorted list of strings, made from the table above)
+    *sorted(_ROOMS)
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'hvdspark' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"hvdspark.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,6 @@
+"""Training masters: how a network is trained on a cluster."""
+
+from hvdspark.masters.base import TrainingMaster
+from hvdspark.masters.shared import SharedTrainingMaster
+
+__all__ = ["SharedTrainingMaster", "TrainingMaster"]

@@ -1,0 +1,235 @@
+"""What all training masters share: options, and the way of a fit from staged data to a trained network."""
+
+from __future__ import annotations
+
+import abc
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_serializer, field_validator
+
+from hvdspark import storage
+from hvdspark.config import Configuration
+from hvdspark.data import ColumnPlan, Manifest, stage
+from hvdspark.errors import ConfigurationError, DataError, RankMismatch
+from hvdspark.masters.placement import LAUNCHERS, choose_launcher, count_workers, open_run_directory
+from hvdspark.masters.progress import ProgressBar
+from hvdspark.network import Network
+from hvdspark.stats import RankStats, TrainingStats
+from hvdspark.training import Job, RankReport, SharingOptions, TrainingResult, work
+from hvdspark.training.worker import WEIGHTS_FILE
+from hvdspark_launch import Launcher
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+__all__ = ["TrainingMaster"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class TrainingMaster(Configuration, abc.ABC):
+    """How a network is trained on a cluster. Abstract; its options are those of every master.
+
+    Parameters
+    ----------
+    batch_size_per_worker : int
+        Examples a rank and step.
+    num_workers : int, optional
+        Ranks. None: hosts x `workers_per_node`.
+    workers_per_node : int
+        Ranks a host; -1: one for each of its GPUs, else one. Where `num_workers` is given too, a positive number is a
+        limit, checked when the ranks meet.
+    transport : {"horovod"}
+        What carries the messages between ranks.
+    launcher : {"barrier", "horovod_spark", "local"} or Launcher
+        What starts the ranks: one Spark barrier stage, `horovod.spark.run`, or processes of this host (for tests).
+    export_directory : str, optional
+        Path or URL under which data are staged. None: in the run directory.
+    worker_prefetch_num_batches : int
+        Batches that a rank reads ahead.
+    rng_seed : int, optional
+        Decides the order of examples and the ranks' random numbers. None: drawn, and recorded in the result.
+    device : str
+        "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:0".
+    """
+
+    batch_size_per_worker: int = Field(gt=0)
+    num_workers: int | None = Field(default=None, gt=0)
+    workers_per_node: int = -1
+    transport: str = "horovod"
+    launcher: str | Launcher = "barrier"
+    export_directory: str | None = None
+    worker_prefetch_num_batches: int = Field(default=2, ge=0)
+    rng_seed: int | None = Field(default=None, ge=0, lt=2**63)
+    device: str = "auto"
+
+    @field_validator("workers_per_node")
+    @classmethod
+    def _check_workers_per_node(cls, value: int) -> int:
+        if value != -1 and value < 1:
+            raise ValueError("-1 (automatic) or a number from 1 is needed")
+        return value
+
+    @field_validator("transport")
+    @classmethod
+    def _check_transport(cls, value: str) -> str:
+        if value == "mpi":
+            raise ValueError("'mpi' needs ranks that mpirun started, which no Spark launcher does: use 'horovod' here")
+        if value != "horovod":
+            raise ValueError("'horovod' is needed")
+        return value
+
+    @field_validator("launcher")
+    @classmethod
+    def _check_launcher(cls, value: str | Launcher) -> str | Launcher:
+        if isinstance(value, str) and value not in LAUNCHERS:
+            raise ValueError(f"one of {LAUNCHERS} or a Launcher is needed")
+        return value
+
+    @field_serializer("launcher")
+    def _write_launcher(self, value: str | Launcher) -> str:
+        if isinstance(value, Launcher):
+            raise ConfigurationError(f"a {type(value).__name__} cannot be written as text: name one of {LAUNCHERS}")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        if value not in ("auto", "cpu", "cuda") and not (value.startswith("cuda:") and value[5:].isdigit()):
+            raise ValueError("'auto', 'cpu', 'cuda' or 'cuda:0' is needed")
+        return value
+
+    @abc.abstractmethod
+    def sharing(self) -> SharingOptions:
+        """Return how the ranks share what they learn."""
+
+    def fit(
+        self,
+        spark: SparkSession,
+        network: Network,
+        plan: ColumnPlan,
+        train: DataFrame,
+        *,
+        epochs: int = 1,
+        validation: DataFrame | None = None,
+        run_directory: str | None = None,
+    ) -> TrainingResult:
+        """Stage the data, train on all ranks, and put the trained weights into the network.
+
+        Parameters
+        ----------
+        spark : SparkSession
+            Where data are staged and, by most launchers, ranks run.
+        network : Network
+            What to train; its module holds the trained weights afterwards.
+        plan : ColumnPlan
+            Which columns are features and label.
+        train, validation : DataFrame
+            Both staged by the same plan.
+        epochs : int
+            Passes over the training data.
+        run_directory : str, optional
+            Where events and weights go. None: a temporary folder, on a local master only.
+        """
+        if not isinstance(epochs, int) or epochs < 1:
+            raise ConfigurationError(f"epochs: a whole number from 1 is needed, not {epochs!r}")
+        begin = time.perf_counter()
+        network.check_portable()
+        num_workers = count_workers(spark, self.num_workers, self.workers_per_node)
+        launcher = choose_launcher(self.launcher, spark)
+        directory = open_run_directory(spark, run_directory)
+        staging = storage.join(self.export_directory or directory, f"staged-{secrets.token_hex(4)}")
+        try:
+            job = self._staged_job(network, plan, train, validation, epochs, directory, staging)
+            staged = time.perf_counter()
+            _LOG.info("training %d parameters on %d ranks", network.num_parameters, num_workers)
+            with ProgressBar(directory, epochs):
+                reports = launcher.run(work, num_workers, args=(job,))
+        finally:
+            storage.remove_tree(staging)
+        _check_agreement(reports)
+        weights, _ = storage.read_tensors(storage.join(directory, WEIGHTS_FILE), framework="torch")
+        network.load_tensors(weights, source=directory)
+        end = time.perf_counter()
+        seconds = {"staging_s": staged - begin, "training_s": end - staged, "total_s": end - begin}
+        return self._result(network, reports, directory, job.seed, seconds)
+
+    def _staged_job(
+        self,
+        network: Network,
+        plan: ColumnPlan,
+        train: DataFrame,
+        validation: DataFrame | None,
+        epochs: int,
+        directory: str,
+        staging: str,
+    ) -> Job:
+        train_directory = storage.join(staging, "train")
+        manifest = stage(train, plan, train_directory)
+        validation_directory = None
+        if validation is not None:
+            validation_directory = storage.join(staging, "validation")
+            _check_same_shape(manifest, stage(validation, plan, validation_directory))
+        return Job(
+            network=network,
+            train_directory=train_directory,
+            validation_directory=validation_directory,
+            run_directory=directory,
+            epochs=epochs,
+            batch_size=self.batch_size_per_worker,
+            sharing=self.sharing(),
+            seed=secrets.randbits(31) if self.rng_seed is None else self.rng_seed,
+            prefetch=self.worker_prefetch_num_batches,
+            transport=self.transport,
+            device=self.device,
+            max_local_ranks=self.workers_per_node if self.workers_per_node > 0 else None,
+        )
+
+    def _result(
+        self, network: Network, reports: list[RankReport], directory: str, seed: int, seconds: dict[str, float]
+    ) -> TrainingResult:
+        history = reports[0].history
+        return TrainingResult(
+            network=network,
+            score=history[-1]["score"],
+            history=history,
+            stats=TrainingStats(
+                title=f"{type(network.module).__name__}, {network.num_parameters:,} parameters, {len(reports)} ranks",
+                history=history,
+                ranks=tuple(_rank_stats(report) for report in reports),
+                options={**self.describe(), "rng_seed": seed},
+                **seconds,
+            ),
+            bytes_sent=round(sum(report.bytes_sent for report in reports) / len(reports)),
+            dense_bytes=reports[0].dense_bytes,
+            run_directory=directory,
+            seed=seed,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options as plain values, for reports (a launcher object by its class name)."""
+        options = self.model_dump(mode="json", exclude={"launcher"})
+        name = self.launcher if isinstance(self.launcher, str) else type(self.launcher).__name__
+        return {"master": type(self).__name__, **options, "launcher": name}
+
+
+def _rank_stats(report: RankReport) -> RankStats:
+    names = RankStats.__dataclass_fields__
+    return RankStats(**{name: getattr(report, name) for name in names})
+
+
+def _check_agreement(reports: list[RankReport]) -> None:
+    found = {report.fingerprint for report in reports}
+    if len(found) > 1:
+        listed = ", ".join(f"rank {report.rank}: {report.fingerprint:08x}" for report in reports)
+        raise RankMismatch(f"the trained weights differ between ranks: {listed}")
+
+
+def _check_same_shape(train: Manifest, validation: Manifest) -> None:
+    for name in ("feature_width", "label_width", "label_dtype"):
+        ours, theirs = getattr(train, name), getattr(validation, name)
+        if ours != theirs:
+            raise DataError(f"validation data have {name} {theirs}, training data {ours}: give both the same columns")

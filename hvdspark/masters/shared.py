@@ -1,0 +1,53 @@
+"""SharedTrainingMaster: every step shared, as threshold-coded updates (Strom, Interspeech 2015; Deeplearning4j)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hvdspark.codec import (
+    AdaptiveThresholdAlgorithm,
+    AnyResidualPostProcessor,
+    AnyThresholdAlgorithm,
+    ResidualClippingPostProcessor,
+)
+from hvdspark.masters.base import TrainingMaster
+from hvdspark.training import SharingOptions
+
+__all__ = ["SharedTrainingMaster"]
+
+
+class SharedTrainingMaster(TrainingMaster):
+    """Trains with updates that are quantised against a threshold and shared by all ranks at every step.
+
+    All options are keyword-only. Those of every master (`batch_size_per_worker`, `num_workers` ...) stand in
+    `TrainingMaster`.
+
+    Parameters
+    ----------
+    threshold_algorithm : ThresholdAlgorithm
+        Chooses the threshold of each message.
+    residual_post_processor : ResidualPostProcessor or None
+        Edits what was kept back.
+    encode : {"updates", "gradients"}
+        What is coded: what a rank's own optimizer would change, or its gradient.
+    combine : {"mean", "sum"}
+        Mean over ranks, weighted by examples; or their sum, as Deeplearning4j does.
+    exchange : {"codec", "dense"}
+        Threshold codes, or everything by allreduce.
+    """
+
+    threshold_algorithm: AnyThresholdAlgorithm = AdaptiveThresholdAlgorithm()
+    residual_post_processor: AnyResidualPostProcessor | None = ResidualClippingPostProcessor(5.0, 5)
+    encode: Literal["updates", "gradients"] = "updates"
+    combine: Literal["mean", "sum"] = "mean"
+    exchange: Literal["codec", "dense"] = "codec"
+
+    def sharing(self) -> SharingOptions:
+        """Return how the ranks share what they learn."""
+        return SharingOptions(
+            threshold_algorithm=self.threshold_algorithm,
+            residual_post_processor=self.residual_post_processor,
+            encode=self.encode,
+            combine=self.combine,
+            exchange=self.exchange,
+        )

@@ -1,0 +1,103 @@
+"""A training job as plain data: what the driver decides and every rank is given."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from hvdspark.codec import ResidualPostProcessor, ThresholdAlgorithm
+from hvdspark.network import Network
+
+__all__ = ["Job", "RankReport", "SharingOptions"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharingOptions:
+    """How ranks share their updates: the options of `SharedUpdates`, by the same names."""
+
+    threshold_algorithm: ThresholdAlgorithm
+    residual_post_processor: ResidualPostProcessor | None
+    encode: Literal["updates", "gradients"]
+    combine: Literal["mean", "sum"]
+    exchange: Literal["codec", "dense"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything a rank needs to know.
+
+    Parameters
+    ----------
+    network : Network
+        What is trained. Rank 0's weights count.
+    train_directory, validation_directory : str
+        Staged data (path or URL); the second may be None.
+    run_directory : str
+        Where events go, and the trained weights.
+    epochs : int
+        Passes over the training data.
+    batch_size : int
+        Examples a rank and step.
+    sharing : SharingOptions
+        How updates are shared.
+    seed : int
+        Decides the order of examples; rank r's torch generator starts from seed + r.
+    prefetch : int
+        Batches read ahead.
+    transport : str
+        What `open_collective` is asked for.
+    device : str
+        "auto", "cpu", "cuda" or "cuda:0".
+    max_local_ranks : int, optional
+        Refuse to start if a host has more ranks than this.
+    """
+
+    network: Network
+    train_directory: str
+    validation_directory: str | None
+    run_directory: str
+    epochs: int
+    batch_size: int
+    sharing: SharingOptions
+    seed: int
+    prefetch: int
+    transport: str
+    device: str
+    max_local_ranks: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RankReport:
+    """What a rank has to say when it is done.
+
+    Parameters
+    ----------
+    rank, host
+        Who it was.
+    steps, examples : int
+        Steps taken and examples trained on, over all epochs.
+    history : tuple of dict
+        One an epoch: `epoch`, `score` (mean loss over all examples of all ranks), `validation_score` where there was
+        validation data, `seconds`.
+    bytes_sent, dense_bytes : int
+        As in `SyncReport`.
+    density, threshold, clipped_mass : float
+        As in `SyncReport`.
+    seconds : dict
+        Seconds by phase: load, forward_backward, those of `SyncReport`, validate.
+    fingerprint : int
+        Checksum of the final weights.
+    """
+
+    rank: int
+    host: str
+    steps: int
+    examples: int
+    history: tuple[dict[str, Any], ...]
+    bytes_sent: int
+    dense_bytes: int
+    density: float
+    threshold: float
+    clipped_mass: float
+    seconds: dict[str, float]
+    fingerprint: int

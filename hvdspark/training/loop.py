@@ -1,0 +1,182 @@
+"""The training loop of one rank: forward, backward, a shared step; a mean over all examples at the end of an epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from hvdspark.collectives import Collective
+from hvdspark.data import Batch, Batches, EpochPlan, Manifest
+from hvdspark.errors import ModelError
+from hvdspark.events import EventLog
+from hvdspark.sync import SharedUpdates, mean_buffers_
+from hvdspark.sync.phases import Phases
+from hvdspark.training.job import Job, RankReport
+
+__all__ = ["Trainer"]
+
+_PROGRESS_INTERVAL_S = 0.2
+
+
+class Trainer:
+    """Trains a job's network as one of the ranks.
+
+    Parameters
+    ----------
+    job : Job
+        What to do, equal on all ranks.
+    world : Collective
+        The ranks.
+    events : EventLog
+        Where this rank records what it does.
+    device : torch.device
+        Where this rank computes.
+    num_threads : int
+        Threads of the codec.
+    """
+
+    def __init__(self, job: Job, world: Collective, events: EventLog, device: torch.device, num_threads: int) -> None:
+        self._job = job
+        self._world = world
+        self._events = events
+        self._device = device
+        self._phases = Phases()
+        self._network = job.network
+        self._module = job.network.module.to(device)
+        self._optimizer = self._shared_optimizer(num_threads)
+        self._scheduler = job.network.lr_scheduler(self._optimizer) if job.network.lr_scheduler else None
+        self._train = Manifest.read(job.train_directory)
+        self._validation = Manifest.read(job.validation_directory) if job.validation_directory else None
+        self._examples = 0
+        self._steps = 0
+        self._last_progress = 0.0
+
+    def _shared_optimizer(self, num_threads: int) -> SharedUpdates:
+        own = self._network.optimizer(self._module.parameters())
+        if not isinstance(own, torch.optim.Optimizer):
+            raise ModelError(f"Network.optimizer returned a {type(own).__name__}, not a torch.optim.Optimizer")
+        sharing = self._job.sharing
+        return SharedUpdates(
+            own,
+            self._world,
+            threshold_algorithm=sharing.threshold_algorithm,
+            residual_post_processor=sharing.residual_post_processor,
+            encode=sharing.encode,
+            combine=sharing.combine,
+            exchange=sharing.exchange,
+            named_parameters=self._module.named_parameters(),
+            num_threads=num_threads,
+        )
+
+    def train(self) -> RankReport:
+        """Run all epochs and report; every rank takes the same steps."""
+        self._events.write("start", host=self._world.host, size=self._world.size, device=str(self._device))
+        history = tuple(self._epoch(epoch) for epoch in range(self._job.epochs))
+        self._optimizer.verify()
+        sync = self._optimizer.report()
+        report = RankReport(
+            rank=self._world.rank,
+            host=self._world.host,
+            steps=self._steps,
+            examples=self._examples,
+            history=history,
+            bytes_sent=sync.bytes_sent,
+            dense_bytes=sync.dense_bytes,
+            density=sync.density,
+            threshold=sync.threshold,
+            clipped_mass=sync.clipped_mass,
+            seconds={**self._phases.seconds, **sync.seconds},
+            fingerprint=self._optimizer.fingerprint(),
+        )
+        self._events.write("end", steps=self._steps, examples=self._examples, bytes_sent=sync.bytes_sent)
+        return report
+
+    # ---- an epoch ----------------------------------------------------------------------------------------------
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        begin = time.perf_counter()
+        self._module.train()
+        batches = self._batches(self._job.train_directory, self._train, epoch=epoch, shuffle=True)
+        loss_sum = torch.zeros((), dtype=torch.float64)
+        for batch in self._timed(batches):
+            loss_sum += self._step(batch)
+            self._progress(epoch, batch.step, len(batches))
+        if self._scheduler is not None and self._network.scheduler_interval == "epoch":
+            self._scheduler.step()
+        mean_buffers_(self._module, self._world.allreduce_, self._world.size)
+        record = {"epoch": epoch, "score": self._mean_over_ranks(loss_sum, self._train)}
+        if self._validation is not None:
+            with self._phases.timed("validate"):
+                record["validation_score"] = self._validate(self._validation)
+        record["seconds"] = time.perf_counter() - begin
+        self._events.write("epoch", **record)
+        return record
+
+    def _batches(self, directory: str, manifest: Manifest, *, epoch: int, shuffle: bool) -> Batches:
+        plan = EpochPlan(
+            rows_per_group=manifest.rows_per_group,
+            size=self._world.size,
+            batch_size=self._job.batch_size,
+            seed=self._job.seed,
+            epoch=epoch,
+            shuffle=shuffle,
+        )
+        return Batches(directory, manifest, plan, self._world.rank, prefetch=self._job.prefetch)
+
+    def _timed(self, batches: Batches) -> Iterator[Batch]:
+        """Yield the batches, counting the time that is spent waiting for them."""
+        iterator = iter(batches)
+        while True:
+            with self._phases.timed("load"):
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            yield batch
+
+    def _step(self, batch: Batch) -> torch.Tensor:
+        """Take one step; return this rank's sum of losses. A rank without rows runs no forward."""
+        self._optimizer.zero_grad()
+        loss_sum = torch.zeros((), dtype=torch.float64)
+        if batch.examples:
+            with self._phases.timed("forward_backward"):
+                loss = self._loss(batch)
+                penalty = self._network.penalty()
+                torch.autograd.backward(loss if penalty is None else loss + penalty)
+                loss_sum += loss.detach().cpu() * batch.examples
+        self._optimizer.step(examples=batch.examples, total_examples=batch.total_examples)
+        if self._scheduler is not None and self._network.scheduler_interval == "step":
+            self._scheduler.step()
+        self._steps += 1
+        self._examples += batch.examples
+        return loss_sum
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        features = batch.features.to(self._device, non_blocking=True)
+        labels = batch.labels.to(self._device, non_blocking=True)
+        return self._network.score(self._module(features), labels)
+
+    def _validate(self, manifest: Manifest) -> float:
+        self._module.eval()
+        assert self._job.validation_directory is not None
+        batches = self._batches(self._job.validation_directory, manifest, epoch=0, shuffle=False)
+        loss_sum = torch.zeros((), dtype=torch.float64)
+        with torch.inference_mode():
+            for batch in batches:
+                if batch.examples:
+                    loss_sum += self._loss(batch).cpu() * batch.examples
+        return self._mean_over_ranks(loss_sum, manifest)
+
+    def _mean_over_ranks(self, loss_sum: torch.Tensor, manifest: Manifest) -> float:
+        total = np.array([loss_sum.item()], np.float64)
+        self._world.allreduce_(total)
+        return float(total[0]) / manifest.num_rows
+
+    def _progress(self, epoch: int, step: int, num_steps: int) -> None:
+        now = time.monotonic()
+        if self._world.rank == 0 and (now - self._last_progress > _PROGRESS_INTERVAL_S or step + 1 == num_steps):
+            self._last_progress = now
+            self._events.write("progress", epoch=epoch, step=step + 1, num_steps=num_steps)

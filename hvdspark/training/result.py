@@ -1,0 +1,69 @@
+"""What a fit gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from typing import Any
+
+from hvdspark.network import Network
+from hvdspark.stats import TrainingStats
+
+__all__ = ["TrainingResult"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """The outcome of a fit; printing it shows a small table.
+
+    Parameters
+    ----------
+    network : Network
+        With the trained weights.
+    score : float
+        Mean loss over all training examples in the last epoch.
+    history : tuple of dict
+        One an epoch: `epoch`, `score`, `validation_score` where there was validation data, `seconds`.
+    stats : TrainingStats
+        Of all ranks; `stats.to_html(path)` writes the report.
+    bytes_sent : int
+        Bytes of one rank's own messages, padding included; the mean over ranks.
+    dense_bytes : int
+        4 x parameters x steps: what a dense exchange every step would have carried.
+    run_directory : str
+        Where events and weights of the run are.
+    seed : int
+        What the order of examples was drawn from.
+    """
+
+    network: Network
+    score: float
+    history: tuple[dict[str, Any], ...]
+    stats: TrainingStats
+    bytes_sent: int
+    dense_bytes: int
+    run_directory: str
+    seed: int
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the table as (name, value) rows."""
+        rows = [("epochs", str(len(self.history))), ("loss", f"{self.score:.4f}")]
+        if "validation_score" in self.history[-1]:
+            rows.append(("validation loss", f"{self.history[-1]['validation_score']:.4f}"))
+        ratio = (
+            f"{self.dense_bytes / self.bytes_sent:,.0f} x fewer" if self.bytes_sent else "a single rank sends nothing"
+        )
+        return [
+            *rows,
+            ("bytes sent by a rank", f"{self.bytes_sent:,}"),
+            ("dense would be", f"{self.dense_bytes:,} ({ratio})"),
+            ("seconds", f"{self.stats.total_s:.1f}"),
+        ]
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.rows())
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in self.rows())
+
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in self.rows())
+        return f"<table>{cells}</table>"

@@ -1,0 +1,56 @@
+"""A fit on a cluster of real executors (local-cluster: two workers, a core each)."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(180)]
+
+SCRIPT = """
+import functools, sys
+import numpy as np, torch
+from pyspark.sql import SparkSession
+from hvdspark import Network, SharedTrainingMaster, SparkMultiLayer
+from hvdspark.errors import ConfigurationError
+
+if __name__ == "__main__":
+    spark = (SparkSession.builder.master("local-cluster[2,1,1024]").config("spark.ui.enabled", "false")
+             .config("spark.ui.showConsoleProgress", "false").getOrCreate())
+    x = np.random.default_rng(0).normal(size=(300, 6))
+    rows = [(row.tolist(), int(row[:3].argmax())) for row in x]
+    table = spark.createDataFrame(rows, "features array<float>, label int")
+    torch.manual_seed(1)
+    network = Network(torch.nn.Linear(6, 3), torch.nn.CrossEntropyLoss(), functools.partial(torch.optim.SGD, lr=0.3))
+    model = SparkMultiLayer(spark, network, SharedTrainingMaster(batch_size_per_worker=16))
+    try:
+        model.fit(table)
+    except ConfigurationError as error:
+        print("refused:", error, flush=True)
+    result = model.fit(table, epochs=5, run_directory=sys.argv[1])
+    print("ranks", len(result.stats.ranks), flush=True)  # one a host that Spark counts: both executors are on this one
+    result = SparkMultiLayer(
+        spark, network, SharedTrainingMaster(batch_size_per_worker=16, num_workers=2)
+    ).fit(table, epochs=5, run_directory=sys.argv[1] + "-two")
+    print("ranks", len(result.stats.ranks), flush=True)
+    print("accuracy", model.evaluate(table).accuracy, flush=True)
+    spark.stop()
+"""
+
+
+def test_fit_evaluate_and_a_run_directory_that_must_be_named(tmp_path):
+    script = tmp_path / "cluster.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "run"],
+        env={**os.environ, "PYSPARK_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=170,
+        cwd=tmp_path,
+    )
+    out = done.stdout
+    assert "refused: run_directory must be given on a cluster" in out, done.stderr[-4000:]
+    assert "ranks 1\nranks 2\n" in out, done.stderr[-4000:]
+    assert float(out.split("accuracy ")[1]) > 0.85

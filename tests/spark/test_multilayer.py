@@ -1,0 +1,340 @@
+"""SparkMultiLayer on real Spark, with real Horovod between its ranks."""
+
+import functools
+import json
+import logging
+import pickle
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hvdspark import (
+    Evaluation,
+    FixedThresholdAlgorithm,
+    Network,
+    SharedTrainingMaster,
+    SparkDl4jMultiLayer,
+    SparkMultiLayer,
+)
+from hvdspark.errors import ConfigurationError, DataError, ModelError, RankFailed, TooFewSlots, UnsupportedError
+
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
+
+WIDTH, CLASSES = 6, 3
+
+
+def make_network(loss=None, outputs=CLASSES, lr=0.1, **options):
+    torch.manual_seed(3)
+    module = torch.nn.Sequential(torch.nn.Linear(WIDTH, 24), torch.nn.ReLU(), torch.nn.Linear(24, outputs))
+    sgd = functools.partial(torch.optim.SGD, lr=lr, momentum=0.9)
+    return Network(module, loss or torch.nn.CrossEntropyLoss(), sgd, **options)
+
+
+def make_master(**options):
+    return SharedTrainingMaster(**{"batch_size_per_worker": 16, "num_workers": 2, "rng_seed": 5, **options})
+
+
+def make_rows(count=400):
+    x = np.random.default_rng(0).normal(size=(count, WIDTH)).astype(np.float32)
+    return [(i, row.tolist(), int(np.argmax(row[:CLASSES]))) for i, row in enumerate(x)]
+
+
+@pytest.fixture(scope="module")
+def table(spark):
+    return spark.createDataFrame(make_rows(), "id int, features array<float>, label int").repartition(3).cache()
+
+
+@pytest.fixture(scope="module")
+def fitted(spark, table, tmp_path_factory):
+    model = SparkMultiLayer(spark, make_network(), make_master())
+    directory = str(tmp_path_factory.mktemp("run"))
+    return model, model.fit(table, epochs=6, validation=table, run_directory=directory)
+
+
+def test_fit_learns_and_says_so(fitted):
+    model, result = fitted
+    scores = [epoch["score"] for epoch in result.history]
+    assert scores[-1] < 0.5 * scores[0]
+    assert result.score == scores[-1] == model.score
+    assert result.history[-1]["validation_score"] < scores[-1] * 1.1
+    assert result.network is model.network
+    assert model.stats is result.stats
+    assert result.seed == 5
+
+
+def test_ranks_saw_every_row_once_an_epoch_in_equal_steps(fitted):
+    ranks = fitted[1].stats.ranks
+    assert [rank.rank for rank in ranks] == [0, 1]
+    assert sum(rank.examples for rank in ranks) == 6 * 400
+    assert abs(ranks[0].examples - ranks[1].examples) <= 6
+    assert {rank.steps for rank in ranks} == {6 * 13}
+
+
+def test_bytes_are_those_that_were_sent(fitted):
+    result = fitted[1]
+    num_parameters = result.network.num_parameters
+    assert result.dense_bytes == 4 * num_parameters * 6 * 13
+    assert result.bytes_sent >= 64 * 6 * 13
+    assert result.stats.ranks[0].density < 0.5
+
+
+def test_what_is_printed(fitted):
+    text = str(fitted[1])
+    for name in ("epochs", "loss", "validation loss", "bytes sent by a rank", "dense would be", "seconds"):
+        assert f"\n{name} " in f"\n{text}"
+    assert fitted[1]._repr_html_().startswith("<table>")
+
+
+def test_report_is_one_quiet_file(fitted, tmp_path):
+    path = fitted[1].stats.to_html(str(tmp_path / "report.html"))
+    page = Path(path).read_text()
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    for text in ("Epochs", "Ranks", "forward backward", "threshold_algorithm", "batch_size_per_worker"):
+        assert text in page
+
+
+def test_events_of_every_rank_are_in_the_run_directory(fitted):
+    for rank in (0, 1):
+        path = f"{fitted[1].run_directory}/events/rank-{rank:05d}.jsonl"
+        events = [json.loads(line) for line in Path(path).read_text().splitlines()]
+        assert [e["kind"] for e in events if e["kind"] != "progress"] == ["start", *["epoch"] * 6, "end"]
+        assert {e["rank"] for e in events} == {rank}
+
+
+def test_evaluate_equals_counting_by_hand(fitted, table):
+    model, _ = fitted
+    found = model.evaluate(table)
+    assert isinstance(found, Evaluation)
+    rows = table.collect()
+    with torch.no_grad():
+        output = model.network.module(torch.tensor([r.features for r in rows]))
+    expected = np.zeros((CLASSES, CLASSES), np.int64)
+    np.add.at(expected, ([r.label for r in rows], output.argmax(1).numpy()), 1)
+    np.testing.assert_array_equal(found.confusion_matrix, expected)
+    assert found.accuracy > 0.9
+
+
+def test_predict_keeps_columns_and_rows(fitted, table):
+    model, _ = fitted
+    predicted = model.predict(table)
+    assert predicted.columns == ["id", "features", "label", "prediction", "probability"]
+    rows = predicted.collect()
+    assert sorted(row.id for row in rows) == list(range(400))
+    with torch.no_grad():
+        expected = torch.softmax(model.network.module(torch.tensor([r.features for r in rows])), 1).numpy()
+    np.testing.assert_allclose([r.probability.toArray() for r in rows], expected, atol=1e-6)
+    assert [r.prediction for r in rows] == [float(i) for i in expected.argmax(1)]
+
+
+def test_regression_on_scalar_columns_with_vector_of_one(spark, table):
+    from pyspark.sql import functions as f
+
+    columns = [f.col("features")[i].alias(f"x{i}") for i in range(WIDTH)]
+    data = table.select(*columns, (2 * f.col("features")[0] - f.col("features")[1]).alias("y"))
+    network = make_network(torch.nn.MSELoss(), outputs=1, lr=0.03)
+    master = make_master(threshold_algorithm=FixedThresholdAlgorithm(1e-4))
+    model = SparkMultiLayer(spark, network, master, features_col=[f"x{i}" for i in range(WIDTH)], label_col="y")
+    result = model.fit(data, epochs=6)
+    assert result.history[-1]["score"] < 0.3 * result.history[0]["score"]
+    row = model.predict(data).first()
+    assert isinstance(row.prediction, float)
+    assert "probability" not in row.asDict()
+    with pytest.raises(ConfigurationError, match="MSELoss"):
+        model.evaluate(data)
+
+
+def test_whole_number_doubles_are_classes_under_a_class_loss(spark, table):
+    from pyspark.sql import functions as f
+
+    data = table.withColumn("label", f.col("label").cast("double"))
+    model = SparkMultiLayer(spark, make_network(), make_master())
+    assert model.fit(data).score > 0
+    assert model.evaluate(data).num_examples == 400
+
+
+def test_same_seed_same_weights_and_both_launchers_agree(spark, table):
+    def trained(**options):
+        model = SparkMultiLayer(spark, make_network(), make_master(**options))
+        model.fit(table.coalesce(1).sortWithinPartitions("id"))
+        return torch.cat([p.reshape(-1) for p in model.network.module.parameters()]).detach().numpy().tobytes()
+
+    first = trained()
+    assert first == trained()
+    assert first == trained(launcher="horovod_spark")
+    assert first == trained(launcher="local")
+    assert first != trained(rng_seed=6)
+
+
+def test_null_codec_on_two_ranks_equals_one_rank_with_the_whole_batch(spark, table):
+    def trained(workers, batch, **options):
+        master = make_master(num_workers=workers, batch_size_per_worker=batch, exchange="dense", **options)
+        model = SparkMultiLayer(spark, make_network(), master)
+        model.fit(table.coalesce(1).sortWithinPartitions("id"), epochs=1)
+        return torch.cat([p.reshape(-1) for p in model.network.module.parameters()]).detach().numpy()
+
+    alone = trained(1, 32)
+    np.testing.assert_allclose(trained(2, 16, encode="gradients"), alone, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(trained(2, 16, encode="updates"), alone, rtol=0, atol=1e-6)
+
+
+def test_the_model_comes_back_from_its_files(fitted, tmp_path):
+    model, _ = fitted
+    model.network.save(str(tmp_path / "model"))
+    fresh = make_network().load(str(tmp_path / "model"))
+    for a, b in zip(fresh.module.parameters(), model.network.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_seed_apis_name_is_the_same_class():
+    assert SparkDl4jMultiLayer is SparkMultiLayer
+
+
+# ---- bad input: each a clear error that names the thing and the fix ------------------------------------------------
+
+
+def vector_loss(output, target):
+    return torch.nn.functional.cross_entropy(output, target, reduction="none")
+
+
+class Unpicklable(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(WIDTH, CLASSES)
+        self.lock = threading.Lock()
+
+
+class Failing(torch.nn.Linear):
+    """Fails on rank 1 at its third step."""
+
+    def __init__(self):
+        super().__init__(WIDTH, CLASSES)
+        self.calls = 0
+
+    def forward(self, x):
+        import horovod.torch as hvd
+
+        self.calls += 1
+        if hvd.rank() == 1 and self.calls == 3:
+            raise KeyError("the user's own mistake")
+        return super().forward(x)
+
+
+def fit(spark, data, network=None, master=None, **columns):
+    return SparkMultiLayer(spark, network or make_network(), master or make_master(), **columns).fit(data)
+
+
+class TestBadInput:
+    def test_a_missing_column(self, spark, table):
+        with pytest.raises(DataError, match=r"'feature' is not there: did you mean 'features'\?"):
+            fit(spark, table, features_col="feature")
+
+    def test_a_text_label(self, spark, table):
+        from pyspark.sql import functions as f
+
+        with pytest.raises(DataError, match="StringIndexer"):
+            fit(spark, table.withColumn("label", f.col("label").cast("string")))
+
+    @pytest.mark.parametrize(
+        ("row", "words"),
+        [
+            ((400, None, 1), r"'features' has nulls in 1 row"),
+            ((400, [1.0] * WIDTH, None), r"'label' has nulls in 1 row"),
+            ((400, [1.0] * (WIDTH - 1), 1), r"'features' has arrays of unequal width"),
+            ((400, [float("nan")] * WIDTH, 1), r"'features' has NaN or infinity in 1 row"),
+        ],
+    )
+    def test_bad_rows(self, spark, table, tmp_path, row, words):
+        bad = spark.createDataFrame([row], table.schema)
+        model = SparkMultiLayer(spark, make_network(), make_master())
+        with pytest.raises(DataError, match=words):
+            model.fit(table.union(bad), run_directory=str(tmp_path))
+        assert not list(tmp_path.glob("staged-*"))
+
+    def test_nan_labels(self, spark, table):
+        from pyspark.sql import functions as f
+
+        data = table.withColumn("label", f.when(f.col("id") == 7, float("nan")).otherwise(1.0))
+        with pytest.raises(DataError, match="'label' has NaN"):
+            fit(spark, data, make_network(torch.nn.MSELoss(), outputs=1))
+
+    def test_an_empty_dataframe(self, spark, table):
+        with pytest.raises(DataError, match="the DataFrame is empty"):
+            fit(spark, table.limit(0))
+        with pytest.raises(DataError, match="the DataFrame is empty"):
+            SparkMultiLayer(spark, make_network()).evaluate(table.limit(0))
+
+    def test_more_workers_than_slots(self, spark, table):
+        with pytest.raises(TooFewSlots, match="9 ranks were asked for, but only 2"):
+            fit(spark, table, master=make_master(num_workers=9))
+
+    def test_a_module_that_cannot_travel(self, spark, table):
+        network = Network(Unpicklable(), torch.nn.CrossEntropyLoss(), functools.partial(torch.optim.SGD, lr=0.1))
+        with pytest.raises(ModelError, match=r"Network.module cannot travel to the workers: .*lock"):
+            fit(spark, table, network)
+
+    def test_a_loss_that_is_no_scalar(self, spark, table):
+        with pytest.raises(RankFailed, match=r"vector_loss returned a tensor of shape \[16\]") as caught:
+            fit(spark, table, make_network(vector_loss))
+        assert isinstance(caught.value.__cause__, ModelError)
+
+    def test_labels_beyond_the_outputs(self, spark, table):
+        with pytest.raises(RankFailed, match=r"labels run from \d to 2, the module has 2 outputs"):
+            fit(spark, table, make_network(outputs=2))
+
+    def test_shapes_that_do_not_fit(self, spark, table):
+        from pyspark.sql import functions as f
+
+        data = table.withColumn("label", f.col("label").cast("float"))
+        with pytest.raises(RankFailed, match=r"labels of shape \[16\] do not fit an output of shape \[16, 3\]"):
+            fit(spark, data, make_network(torch.nn.MSELoss()))
+
+    def test_a_users_exception_arrives_with_rank_and_cause(self, spark, table):
+        network = Network(Failing(), torch.nn.CrossEntropyLoss(), functools.partial(torch.optim.SGD, lr=0.1))
+        with pytest.raises(RankFailed, match=r"rank 1 on .* failed: .*the user's own mistake") as caught:
+            fit(spark, table, network)
+        assert caught.value.rank == 1
+        assert isinstance(caught.value.__cause__, KeyError)
+        assert fit(spark, table).score > 0, "the session is of no use any more"
+
+    def test_not_a_dataframe(self, spark):
+        with pytest.raises(UnsupportedError, match="this is a list"):
+            fit(spark, [1, 2])
+
+    def test_options(self, spark, table):
+        with pytest.raises(ConfigurationError, match="did you mean 'batch_size_per_worker'"):
+            SharedTrainingMaster(batch_size_per_workers=3)
+        with pytest.raises(ConfigurationError, match="mpirun"):
+            make_master(transport="mpi")
+        with pytest.raises(ConfigurationError, match="needs a training master"):
+            SparkMultiLayer(spark, make_network()).fit(table)
+        with pytest.raises(ConfigurationError, match="epochs"):
+            SparkMultiLayer(spark, make_network(), make_master()).fit(table, epochs=0)
+        with pytest.raises(DataError, match="'prediction' already"):
+            SparkMultiLayer(spark, make_network()).predict(table.withColumnRenamed("id", "prediction"))
+
+    def test_too_many_ranks_on_a_host(self, spark, table):
+        with pytest.raises(RankFailed, match="workers_per_node=1, but 2 ranks run on"):
+            fit(spark, table, master=make_master(workers_per_node=1))
+
+
+def test_master_counts_workers_by_itself(spark, table):
+    result = fit(spark, table, master=make_master(num_workers=None, workers_per_node=2))
+    assert len(result.stats.ranks) == 2
+
+
+def test_master_round_trips(tmp_path):
+    master = make_master(threshold_algorithm=FixedThresholdAlgorithm(2e-3), residual_post_processor=None, combine="sum")
+    assert SharedTrainingMaster.from_json(master.to_json()) == master
+    assert SharedTrainingMaster.from_yaml(master.to_yaml()) == master
+    assert pickle.loads(pickle.dumps(master)) == master
+    with pytest.raises(ConfigurationError, match="no option 'combin'"):
+        SharedTrainingMaster.from_yaml(master.to_yaml().replace("combine:", "combin:"))
+
+
+def test_epochs_are_logged(spark, table, caplog):
+    with caplog.at_level(logging.INFO, logger="hvdspark"):
+        fit(spark, table)
+    assert "epoch 1: loss " in caplog.text
