@@ -140,6 +140,7 @@ class TrainingMaster(Configuration, abc.ABC):
         network.check_portable()
         num_workers = count_workers(spark, self.num_workers, self.workers_per_node)
         launcher = choose_launcher(self.launcher, spark)
+        launcher.check(num_workers)  # before the data are staged, which can take long
         directory = open_run_directory(spark, run_directory)
         staging = storage.join(self.export_directory or directory, f"staged-{secrets.token_hex(4)}")
         try:

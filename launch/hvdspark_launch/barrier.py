@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from hvdspark_launch.barrier_rank import SCHEMA, Orders, outcomes_of, run_rank
-from hvdspark_launch.base import Launcher, check_call
+from hvdspark_launch.base import Launcher, check_callable, check_num_proc
 from hvdspark_launch.closure import dump_call
 from hvdspark_launch.environment import check_extra
 from hvdspark_launch.errors import LaunchError
@@ -64,6 +64,13 @@ class BarrierLauncher(Launcher):
         self._packages = tuple(packages)
         self._env = check_extra(env)
 
+    def check(self, num_proc: int) -> None:
+        """Refuse more ranks than the session can run at once, and dynamic allocation; see `Launcher.check`."""
+        check_num_proc(num_proc)
+        side = SparkSide(self._spark)
+        side.refuse_dynamic_allocation()
+        side.check_slots(num_proc, self._start_timeout_s)
+
     def run(
         self,
         fn: Callable[..., Any],
@@ -77,12 +84,11 @@ class BarrierLauncher(Launcher):
         `rows`: a DataFrame. It is brought to `num_proc` partitions, and rank r gets an iterator over the batches of
         partition r (possibly none) before `args`. It need not be read to its end.
         """
-        check_call(fn, num_proc)
+        check_callable(fn)
         if rows is not None and not hasattr(rows, "mapInArrow"):
             raise TypeError(f"rows must be a Spark DataFrame, not {type(rows).__name__}")
+        self.check(num_proc)
         side = SparkSide(self._spark)
-        side.refuse_dynamic_allocation()
-        side.check_slots(num_proc, self._start_timeout_s)
         orders = Orders(
             dump_call(fn, args, kwargs),
             num_proc,

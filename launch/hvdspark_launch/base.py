@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Launcher", "check_call", "refuse_rows"]
+__all__ = ["Launcher", "check_callable", "check_num_proc", "refuse_rows"]
 
 
 class Launcher(ABC):
@@ -19,8 +19,18 @@ class Launcher(ABC):
        for one that failed, and no rank outlives the run, however it ended.
     4. A run leaves nothing behind: the environment of the process that a rank ran in, and Horovod's state in it, are
        as before. The same launcher can run again at once.
-    5. What cannot be done is refused before any rank runs `fn`.
+    5. What cannot be done is refused before any rank runs `fn`; by `check` already, where the number of ranks tells.
     """
+
+    @abstractmethod
+    def check(self, num_proc: int) -> None:
+        """Refuse at once what `run` would refuse for this number of ranks: for callers with long work before it.
+
+        Raises
+        ------
+        TooFewSlots, StartTimeout, LaunchError
+            As `run` does.
+        """
 
     @abstractmethod
     def run(
@@ -61,16 +71,20 @@ class Launcher(ABC):
         """
 
 
-def check_call(fn: Callable[..., Any], num_proc: int) -> None:
-    """Refuse what no launcher can run.
+def check_callable(fn: Callable[..., Any]) -> None:
+    """Refuse what is no function (TypeError)."""
+    if not callable(fn):
+        raise TypeError(f"fn must be a function, not {type(fn).__name__}: {fn!r}")
+
+
+def check_num_proc(num_proc: int) -> None:
+    """Refuse what is no number of ranks.
 
     Raises
     ------
     TypeError, ValueError
-        `fn` is not callable, or `num_proc` is not a whole number of at least 1.
+        `num_proc` is not a whole number, or below 1.
     """
-    if not callable(fn):
-        raise TypeError(f"fn must be a function, not {type(fn).__name__}: {fn!r}")
     if isinstance(num_proc, bool) or not isinstance(num_proc, int):
         raise TypeError(f"num_proc must be an int, not {type(num_proc).__name__}: {num_proc!r}")
     if num_proc < 1:

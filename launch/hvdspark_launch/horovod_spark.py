@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, final
 
-from hvdspark_launch.base import Launcher, check_call, refuse_rows
+from hvdspark_launch.base import Launcher, check_callable, check_num_proc, refuse_rows
 from hvdspark_launch.closure import dump_call
 from hvdspark_launch.environment import LOOPBACK, check_extra, interface_of
 from hvdspark_launch.errors import LaunchError, RankFailed, StartTimeout
@@ -79,6 +79,18 @@ class HorovodSparkLauncher(Launcher):
                 "horovod.spark.run needs a classic Spark session; under Spark Connect take BarrierLauncher"
             )
 
+    def check(self, num_proc: int) -> None:
+        """Refuse more ranks than the session can run at once, and any thread but the main one; see `Launcher.check`."""
+        check_num_proc(num_proc)
+        if threading.current_thread() is not threading.main_thread():
+            raise LaunchError(
+                "horovod.spark.run installs signal handlers, which only the main thread may; "
+                "call HorovodSparkLauncher.run from there, or take BarrierLauncher"
+            )
+        side = SparkSide(self._spark)
+        if not side.allocates_dynamically:
+            side.check_slots(num_proc, self._start_timeout_s)
+
     def run(
         self,
         fn: Callable[..., Any],
@@ -88,16 +100,10 @@ class HorovodSparkLauncher(Launcher):
         rows: Any = None,
     ) -> list[Any]:
         """Run `fn` on `num_proc` processes; see `Launcher.run`. Call it from the main thread."""
-        check_call(fn, num_proc)
+        check_callable(fn)
         refuse_rows(self, rows)
-        if threading.current_thread() is not threading.main_thread():
-            raise LaunchError(
-                "horovod.spark.run installs signal handlers, which only the main thread may; "
-                "call HorovodSparkLauncher.run from there, or take BarrierLauncher"
-            )
+        self.check(num_proc)
         side = SparkSide(self._spark)
-        if not side.allocates_dynamically:
-            side.check_slots(num_proc, self._start_timeout_s)
         orders = Orders(dump_call(fn, args, kwargs), versions_of(self._packages), self._stop_grace_s)
         interface = self._interface or (interface_of(LOOPBACK) if side.is_local else None)
         return results(self._outcomes(side, orders, num_proc, interface), num_proc)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
-from hvdspark_launch.base import Launcher, check_call, refuse_rows
+from hvdspark_launch.base import Launcher, check_callable, check_num_proc, refuse_rows
 from hvdspark_launch.environment import environment_restored, horovod_variables, places
 from hvdspark_launch.errors import RankFailed, TooFewSlots
 from hvdspark_launch.outcome import describe, shut_horovod_down
@@ -22,6 +22,12 @@ class InlineLauncher(Launcher):
     A debugger stops inside the function, and what it returns is handed over as it is, not as a copy.
     """
 
+    def check(self, num_proc: int) -> None:
+        """Refuse more than one rank; see `Launcher.check`."""
+        check_num_proc(num_proc)
+        if num_proc != 1:
+            raise TooFewSlots(num_proc, 1, "InlineLauncher runs in this process only: take LocalLauncher()")
+
     def run(
         self,
         fn: Callable[..., Any],
@@ -31,10 +37,9 @@ class InlineLauncher(Launcher):
         rows: Any = None,
     ) -> list[Any]:
         """Run `fn` here; see `Launcher.run`. `num_proc` must be 1."""
-        check_call(fn, num_proc)
+        check_callable(fn)
         refuse_rows(self, rows)
-        if num_proc != 1:
-            raise TooFewSlots(num_proc, 1, "InlineLauncher runs in this process only: take LocalLauncher()")
+        self.check(num_proc)
         variables = horovod_variables(places(["here"])[0], rendezvous=None, interface=None, timeout_s=_TIMEOUT_S)
         was_running = _horovod_runs()
         with environment_restored(variables):

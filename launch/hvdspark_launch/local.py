@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from hvdspark_launch.base import Launcher, check_call, refuse_rows
+from hvdspark_launch.base import Launcher, check_callable, check_num_proc, refuse_rows
 from hvdspark_launch.closure import dump_call
 from hvdspark_launch.environment import LOOPBACK, check_extra, horovod_variables, interface_of, places
 from hvdspark_launch.errors import LaunchError, StartTimeout
@@ -60,6 +60,10 @@ class LocalLauncher(Launcher):
         self._horovod_timeout_s = horovod_timeout_s
         self._env = check_extra(env)
 
+    def check(self, num_proc: int) -> None:
+        """Refuse what is no number of ranks; a host runs as many processes as it is asked for."""
+        check_num_proc(num_proc)
+
     def run(
         self,
         fn: Callable[..., Any],
@@ -69,8 +73,9 @@ class LocalLauncher(Launcher):
         rows: Any = None,
     ) -> list[Any]:
         """Run `fn` on `num_proc` processes; see `Launcher.run`."""
-        check_call(fn, num_proc)
+        check_callable(fn)
         refuse_rows(self, rows)
+        self.check(num_proc)
         call = dump_call(fn, args, kwargs)
         # mkdtemp's folder is of mode 0700: what is unpickled from it was written by this user.
         with tempfile.TemporaryDirectory(prefix="hvdspark-") as folder, Rendezvous(LOOPBACK) as rendezvous:

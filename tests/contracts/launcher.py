@@ -120,8 +120,12 @@ def check_refusals(launcher):
 
     with pytest.raises(TypeError, match="fn must be a function"):
         launcher.run(3, 2)
-    with pytest.raises(ValueError, match="at least 1"):
-        launcher.run(len, 0)
+    launcher.check(2)
+    for refuse in (lambda num_proc: launcher.run(len, num_proc), launcher.check):
+        with pytest.raises(ValueError, match="at least 1"):
+            refuse(0)
+        with pytest.raises(TypeError, match="must be an int"):
+            refuse(2.0)
     lock = threading.Lock()
     with pytest.raises(TypeError, match="cannot be sent to the ranks"):
         launcher.run(lambda: lock, 2)

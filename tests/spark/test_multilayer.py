@@ -5,6 +5,7 @@ import json
 import logging
 import pickle
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -266,9 +267,16 @@ class TestBadInput:
         with pytest.raises(DataError, match="the DataFrame is empty"):
             SparkMultiLayer(spark, make_network()).evaluate(table.limit(0))
 
-    def test_more_workers_than_slots(self, spark, table):
+    def test_more_workers_than_slots(self, spark, table, tmp_path):
+        from pyspark.sql import functions as f
+
+        model = SparkMultiLayer(spark, make_network(), make_master(num_workers=9))
+        never = f.when(f.col("id") >= 0, f.raise_error(f.lit("the data were staged first"))).otherwise(0)
+        begin = time.monotonic()
         with pytest.raises(TooFewSlots, match="9 ranks were asked for, but only 2"):
-            fit(spark, table, master=make_master(num_workers=9))
+            model.fit(table.withColumn("label", never.cast("int")), run_directory=str(tmp_path / "run"))
+        assert time.monotonic() - begin < 2
+        assert not (tmp_path / "run").exists()
 
     def test_a_module_that_cannot_travel(self, spark, table):
         network = Network(Unpicklable(), torch.nn.CrossEntropyLoss(), functools.partial(torch.optim.SGD, lr=0.1))
