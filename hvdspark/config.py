@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import reprlib
 from typing import Any, Self
 
 import yaml
@@ -11,6 +12,8 @@ from hvdspark.errors import ConfigurationError
 
 __all__ = ["Configuration"]
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80  # aliases in YAML make very much of little text
 _MAX_TEXT_BYTES = 1 << 20  # a configuration is a page; anything larger is a mistake or an attack
 
 
@@ -53,7 +56,7 @@ class Configuration(BaseModel):
         _check_size(cls, text)
         try:
             options = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ConfigurationError(f"{cls.__name__}: this is not JSON: {error}") from None
         return cls._from_mapping(options)
 
@@ -63,7 +66,7 @@ class Configuration(BaseModel):
         _check_size(cls, text)
         try:
             options = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise ConfigurationError(f"{cls.__name__}: this is not YAML: {error}") from None
         return cls._from_mapping(options)
 
@@ -92,8 +95,8 @@ def _explain(cls: type[Configuration], error: ValidationError) -> str:
         elif problem["type"] == "missing":
             lines.append(f"{cls.__name__} needs {where}")
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{cls.__name__}.{where}: {message} (got {problem['input']!r})" if where else message)
+            message, given = problem["msg"].removeprefix("Value error, "), _SHORT.repr(problem["input"])
+            lines.append(f"{cls.__name__}.{where}: {message} (got {given})" if where else message)
     return "; ".join(lines)
 
 

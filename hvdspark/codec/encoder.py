@@ -13,7 +13,7 @@ from hvdspark.codec.message import DENSE, HEADER_BYTES, SPARSE, Stamp, seal
 from hvdspark.codec.quantile import magnitude_quantile
 from hvdspark.codec.residual import NoOpResidualPostProcessor, ResidualPostProcessor
 from hvdspark.codec.source import Difference, Source, Update, check_array
-from hvdspark.codec.tau import round_tau
+from hvdspark.codec.tau import MIN_TAU, round_tau
 from hvdspark.codec.threshold import DENSE_DENSITY, ThresholdAlgorithm, ThresholdState
 from hvdspark.errors import ConfigurationError, NonFiniteError, UnsupportedError
 
@@ -21,7 +21,6 @@ __all__ = ["Encoder"]
 
 _MAX_N = 2**31 - 1  # a code is a signed 32-bit index, counted from one
 _CHUNK = 1 << 16
-_SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # the least magnitude that is not zero
 
 # An update below it cannot make a finite residual overflow: it is half a unit in the last place of the largest float32
 # number, so that the sum is rounded back to that number. One comparison an element covers the update and the sum.
@@ -259,7 +258,7 @@ class Encoder:
         assert self._algorithm is not None, "only format='dense' goes without one"
         threshold = self._algorithm.next_threshold(self._state, lambda density: self._quantile(source, density))
         if threshold is None:
-            if source.first_outside(_SMALLEST, self._num_threads) >= 0 or self._residual.any():
+            if not self._is_zero(source):
                 raise ConfigurationError(
                     f"{type(self._algorithm).__name__} gave no threshold for an update that is not zero"
                 )
@@ -268,7 +267,12 @@ class Encoder:
             raise ConfigurationError(
                 f"{type(self._algorithm).__name__} gave {threshold}: a threshold is above zero, finite"
             )
-        return float(threshold)
+        return max(float(threshold), MIN_TAU)  # a lower one would only take as long to come up again
+
+    def _is_zero(self, source: Source) -> bool:
+        """Tell whether residual and update are zero, as this process counts zero: it may flush denormal numbers."""
+        parts = (slice(begin, begin + _CHUNK) for begin in range(0, self._n, _CHUNK))
+        return not any(np.any(source.take(part) != 0) or np.any(self._residual[part] != 0) for part in parts)
 
     def _quantile(self, source: Source, density: float) -> float:
         return magnitude_quantile(lambda where: self._residual[where] + source.take(where), self._n, density)

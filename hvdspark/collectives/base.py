@@ -34,7 +34,8 @@ class Collective(abc.ABC):
     4. **Together or not at all.** Before an operation touches an array, all ranks tell each other what they are
        about to do. If they differ (operation, element count, dtype, root), all ranks raise `RankMismatch`, no array is
        changed, and the collective stays usable. For `allgather` this costs nothing: it rides in front of
-       the message. `allreduce_` and `broadcast_` pay one exchange of at most a few hundred bytes a rank for it.
+       the message. `allreduce_` and `broadcast_` pay one exchange for it: of 32 bytes a rank, under Horovod of a
+       block as long as that of the last message, up to 2 MiB (docs/adr/0003).
     5. **Refused early.** A wrong dtype, shape or memory layout raises `UnsupportedError` before anything is sent.
     6. **No orphan.** If a rank dies or aborts, the others raise `RankLost` in their current or next operation (or
        the launcher ends them, as ``mpirun`` does). After `RankLost` only `abort` is possible.

@@ -45,6 +45,11 @@ class Capacity:
         self._wasted_bytes = 0
         self._needed_bytes = 0
 
+    def fit_announcement(self) -> int:
+        """Return the room in bytes for an operation that has no message: that of messages, while padding costs less."""
+        # Less than two changes: this round's, and back again at the next message.
+        return _SMALLEST_BYTES if self._size_bytes > 2 * _MISS_BYTES else self.fit(0)
+
     def fit(self, length: int) -> int:
         """Return the room in bytes for a message of `length` bytes, and remember what was needed."""
         needed = min(_stepped(length), self._limit_bytes)
@@ -91,7 +96,8 @@ class Block:
         [64 + capacity] uint8
             View of the kept buffer, valid until the next call. The padding holds zeros or bytes of older messages.
         """
-        capacity = self._capacity.fit(message.size)
+        has_message = intent.operation == Operation.ALLGATHER
+        capacity = self._capacity.fit(message.size) if has_message else self._capacity.fit_announcement()
         if PREFIX_BYTES + capacity > self._buffer.size:
             self._buffer = np.zeros(PREFIX_BYTES + capacity, np.uint8)
         prefix = self._buffer[:PREFIX_BYTES].view(np.int64)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from hvdspark.codec import (
-    AdaptiveThresholdAlgorithm,
-    AnyResidualPostProcessor,
-    AnyThresholdAlgorithm,
-    ResidualClippingPostProcessor,
-)
+from pydantic import model_validator
+
+from hvdspark.codec import AnyResidualPostProcessor, AnyThresholdAlgorithm
 from hvdspark.masters.base import TrainingMaster
+from hvdspark.sync import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, check_options
 from hvdspark.training import SharingOptions
 
 __all__ = ["SharedTrainingMaster"]
@@ -33,14 +31,19 @@ class SharedTrainingMaster(TrainingMaster):
     combine : {"mean", "sum"}
         Mean over ranks, weighted by examples; or their sum, as Deeplearning4j does.
     exchange : {"codec", "dense"}
-        Threshold codes, or everything by allreduce.
+        Threshold codes, or everything by allreduce; then the two options of the codec are refused.
     """
 
-    threshold_algorithm: AnyThresholdAlgorithm = AdaptiveThresholdAlgorithm()
-    residual_post_processor: AnyResidualPostProcessor | None = ResidualClippingPostProcessor(5.0, 5)
+    threshold_algorithm: AnyThresholdAlgorithm = DEFAULT_THRESHOLD_ALGORITHM
+    residual_post_processor: AnyResidualPostProcessor | None = DEFAULT_POST_PROCESSOR
     encode: Literal["updates", "gradients"] = "updates"
     combine: Literal["mean", "sum"] = "mean"
     exchange: Literal["codec", "dense"] = "codec"
+
+    @model_validator(mode="after")
+    def _check_sharing(self) -> Self:
+        check_options(**vars(self.sharing()))
+        return self
 
     def sharing(self) -> SharingOptions:
         """Return how the ranks share what they learn."""

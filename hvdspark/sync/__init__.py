@@ -2,6 +2,16 @@
 
 from hvdspark.sync.base import Exchange, SyncReport
 from hvdspark.sync.flat import FlatParameters, mean_buffers_
+from hvdspark.sync.options import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, check_options
 from hvdspark.sync.updates import SharedUpdates
 
-__all__ = ["Exchange", "FlatParameters", "SharedUpdates", "SyncReport", "mean_buffers_"]
+__all__ = [
+    "DEFAULT_POST_PROCESSOR",
+    "DEFAULT_THRESHOLD_ALGORITHM",
+    "Exchange",
+    "FlatParameters",
+    "SharedUpdates",
+    "SyncReport",
+    "check_options",
+    "mean_buffers_",
+]

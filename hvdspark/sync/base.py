@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hvdspark.sync.part import Part
+
 __all__ = ["Exchange", "SyncReport"]
 
 Vector = NDArray[np.float32]
@@ -21,6 +23,8 @@ class Exchange(abc.ABC):
 
     1. *Agreement*: after a call, `out` holds the same bits on all ranks.
     2. *Conservation*: what a rank put in and is not in `out` now is in `residual`, and comes out later.
+    3. *All or nothing*: where a rank's vector is not finite, or it cannot send it, all ranks raise; `out` and `agreed`
+       are as before, and a `residual` also holds what was to be sent.
 
     All ranks call the same methods in the same order.
     """
@@ -28,11 +32,8 @@ class Exchange(abc.ABC):
     #: What this exchange keeps back, `[n] float32`; None where everything goes through at once.
     residual: Vector | None
 
-    #: Bytes of this rank's own messages so far, padding included.
-    bytes_sent: int
-
     @abc.abstractmethod
-    def add_total(self, vector: Vector, out: Vector, scale: float, *, examples: int) -> None:
+    def add_total(self, vector: Vector, out: Vector, scale: float, *, part: Part) -> None:
         """Add the sum over ranks to `out`: ``out += scale * sum_r vector_r``.
 
         Parameters
@@ -43,12 +44,12 @@ class Exchange(abc.ABC):
             `[n] float32`, equal on all ranks; changed in place.
         scale : float
             Applied to each rank's part.
-        examples : int
-            How many examples this rank's part stands for (recorded with what is sent).
+        part : Part
+            How many examples this rank's vector stands for; compared among the ranks where they are sent messages.
         """
 
     @abc.abstractmethod
-    def subtract_difference(self, agreed: Vector, local: Vector, scale: float, *, examples: int) -> None:
+    def subtract_difference(self, agreed: Vector, local: Vector, scale: float, *, part: Part) -> None:
         """Move `agreed` by all ranks' updates: ``agreed -= scale * sum_r (agreed - local_r)``.
 
         Parameters
@@ -57,7 +58,7 @@ class Exchange(abc.ABC):
             `[n] float32`, equal on all ranks; changed in place.
         local : ndarray
             `[n] float32`, what this rank's optimizer made of it.
-        scale, examples
+        scale, part
             As in `add_total`.
         """
 
@@ -83,7 +84,7 @@ class SyncReport:
     steps : int
         Calls of `step`.
     bytes_sent : int
-        Bytes of this rank's own messages, padding included.
+        Bytes of this rank's own messages, padding and the exchange of counts and checksums included.
     dense_bytes : int
         4 x parameters x steps: what a dense exchange every step would have carried.
     density : float

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from hvdspark.codec import Encoder, Expected, Stamp, decode_into
+import numpy as np
+from numpy.typing import NDArray
+
+from hvdspark.codec import Encoder, Expected, Stamp, decode_into, read_header
 from hvdspark.collectives import Collective
+from hvdspark.errors import ConfigurationError, RankLost, UnsupportedError
 from hvdspark.sync.base import Exchange, Vector
+from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
 
 __all__ = ["CodedExchange"]
+
+_KEYS = {"encoder", "sent", "density_sum"}
+_NOTICE = b"HVDSFAIL"  # in a message's place: the rank could make none, and says why
 
 
 class CodedExchange(Exchange):
@@ -32,7 +41,6 @@ class CodedExchange(Exchange):
         self._encoder = encoder
         self._run_id = run_id
         self._phases = phases
-        self.bytes_sent = 0
         self._sent = 0
         self._density_sum = 0.0
 
@@ -41,46 +49,82 @@ class CodedExchange(Exchange):
         """What is kept back, `[n] float32`."""
         return self._encoder.residual
 
-    def add_total(self, vector: Vector, out: Vector, scale: float, *, examples: int) -> None:
+    def add_total(self, vector: Vector, out: Vector, scale: float, *, part: Part) -> None:
         """Do ``out += scale * sum_r decoded_r``; what was not sent of `vector` stays in the residual."""
-        with self._phases.timed("encode"):
-            message = self._encoder.encode(vector, self._stamp(examples))
-        self._exchange(message, out, scale)
+        self._exchange(lambda stamp: self._encoder.encode(vector, stamp), out, scale, part)
 
-    def subtract_difference(self, agreed: Vector, local: Vector, scale: float, *, examples: int) -> None:
+    def subtract_difference(self, agreed: Vector, local: Vector, scale: float, *, part: Part) -> None:
         """Do ``agreed -= scale * sum_r decoded_r`` for the coded differences ``agreed - local_r``."""
-        with self._phases.timed("encode"):
-            message = self._encoder.encode_difference(agreed, local, self._stamp(examples))
-        self._exchange(message, agreed, -scale)
+        self._exchange(lambda stamp: self._encoder.encode_difference(agreed, local, stamp), agreed, -scale, part)
 
-    def _stamp(self, examples: int) -> Stamp:
-        return Stamp(run_id=self._run_id, rank=self._collective.rank, step=self._sent, examples=examples)
-
-    def _exchange(self, message: Any, out: Vector, scale: float) -> None:
-        with self._phases.timed("exchange"):
-            before = self._collective.sent_bytes
-            messages = self._collective.allgather(message)
-            self.bytes_sent += self._collective.sent_bytes - before
-        with self._phases.timed("decode"):
-            ranks = range(self._collective.size)
-            expected = [Expected(run_id=self._run_id, rank=rank, step=self._sent) for rank in ranks]
-            decode_into(messages, out, scale, expected=expected)
+    def _exchange(self, encode: Callable[[Stamp], NDArray[np.uint8]], out: Vector, scale: float, part: Part) -> None:
+        message, failure = self._encoded(encode, part)
+        try:
+            with self._phases.timed("exchange"):
+                messages = self._collective.allgather(message if failure is None else _notice(failure))
+            if failure is not None:
+                raise failure
+            with self._phases.timed("decode"):
+                self._decode(messages, out, scale, part)
+        except BaseException:
+            if message.size:  # nobody has applied it: it goes back to where it came from
+                decode_into([message], self._encoder.residual)
+            raise
         self._sent += 1
-        self._density_sum += self._encoder.density or 0.0
+        self._density_sum += read_header(message).count / self._encoder.n
+
+    def _encoded(
+        self, encode: Callable[[Stamp], NDArray[np.uint8]], part: Part
+    ) -> tuple[NDArray[np.uint8], Exception | None]:
+        """Return the message (empty where there is none) and why it cannot be sent, which the others must hear of."""
+        stamp = Stamp(run_id=self._run_id, rank=self._collective.rank, step=self._sent, examples=part.stamp)
+        message: NDArray[np.uint8] = np.empty(0, np.uint8)
+        limit = self._collective.max_message_bytes
+        try:
+            with self._phases.timed("encode"):
+                message = encode(stamp)
+            if message.size > limit:
+                raise UnsupportedError(
+                    f"this step's message has {message.size} bytes, {self._collective.size} ranks can send {limit} "
+                    "bytes each at a time: raise the threshold, or let it find itself (initial_threshold='auto')"
+                )
+        except Exception as error:  # noqa: BLE001  raised again as soon as the others know
+            return message, error
+        return message, None
+
+    def _decode(self, messages: list[NDArray[np.uint8]], out: Vector, scale: float, part: Part) -> None:
+        for rank, message in enumerate(messages):
+            if message[: len(_NOTICE)].tobytes() == _NOTICE:
+                why = message[len(_NOTICE) :].tobytes().decode(errors="replace")
+                raise RankLost(f"rank {rank} could not send its part of step {self._sent}, so no rank took it: {why}")
+        check_counts(part, [read_header(message).examples for message in messages])
+        ranks = range(self._collective.size)
+        expected = [Expected(run_id=self._run_id, rank=rank, step=self._sent) for rank in ranks]
+        decode_into(messages, out, scale, expected=expected)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the encoder's state and the number of messages sent."""
+        import torch
+
+        encoder = self._encoder.state_dict()
+        # as a tensor, which torch.load takes back without being asked to trust the file
         return {
-            "encoder": self._encoder.state_dict(),
-            "bytes_sent": self.bytes_sent,
+            "encoder": {**encoder, "residual": torch.from_numpy(encoder["residual"])},
             "sent": self._sent,
             "density_sum": self._density_sum,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
-        self._encoder.load_state_dict(state["encoder"])
-        self.bytes_sent = int(state["bytes_sent"])
+        if set(state) != _KEYS:
+            raise ConfigurationError(
+                f"the state of a coded exchange has the keys {sorted(_KEYS)}, not {sorted(state)}: is it of "
+                'exchange="dense"?'
+            )
+        encoder = dict(state["encoder"])
+        if "residual" in encoder:
+            encoder["residual"] = np.asarray(encoder["residual"])
+        self._encoder.load_state_dict(encoder)
         self._sent = int(state["sent"])
         self._density_sum = float(state["density_sum"])
 
@@ -91,3 +135,8 @@ class CodedExchange(Exchange):
             "threshold": self._encoder.threshold or 0.0,
             "clipped_mass": self._encoder.clipped_mass,
         }
+
+
+def _notice(failure: Exception) -> NDArray[np.uint8]:
+    text = f"{type(failure).__name__}: {failure}"[:1000]
+    return np.frombuffer(_NOTICE + text.encode(), np.uint8)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from hvdspark.collectives import Collective
+from hvdspark.errors import ConfigurationError, NonFiniteError
 from hvdspark.sync.base import Exchange, Vector
+from hvdspark.sync.part import Part
 from hvdspark.sync.phases import Phases
 
 __all__ = ["DenseExchange"]
@@ -34,36 +37,47 @@ class DenseExchange(Exchange):
     def __init__(self, collective: Collective, n: int, phases: Phases) -> None:
         self._collective = collective
         self._phases = phases
-        self.bytes_sent = 0
         self._difference = np.empty(n, np.float32)
 
-    def add_total(self, vector: Vector, out: Vector, scale: float, *, examples: int) -> None:
+    def add_total(self, vector: Vector, out: Vector, scale: float, *, part: Part) -> None:
         """Add ``scale * sum_r vector_r`` to `out`; `vector` is overwritten."""
-        del examples  # nothing is sent beside the numbers themselves
+        del part  # nothing is sent beside the numbers themselves
         with self._phases.timed("exchange"):
-            before = self._collective.sent_bytes
             self._collective.allreduce_(vector)
-            self.bytes_sent += self._collective.sent_bytes - before
         with self._phases.timed("apply"):
+            _refuse_non_finite(vector)
             if scale != 1.0:
                 vector *= np.float32(scale)
             out += vector
 
-    def subtract_difference(self, agreed: Vector, local: Vector, scale: float, *, examples: int) -> None:
+    def subtract_difference(self, agreed: Vector, local: Vector, scale: float, *, part: Part) -> None:
         """Do ``agreed -= scale * sum_r (agreed - local_r)``."""
         with self._phases.timed("encode"):
-            np.subtract(agreed, local, out=self._difference)
-            np.negative(self._difference, out=self._difference)
-        self.add_total(self._difference, agreed, scale, examples=examples)
+            np.subtract(local, agreed, out=self._difference)
+        self.add_total(self._difference, agreed, scale, part=part)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the count of bytes; a dense exchange keeps nothing back."""
-        return {"bytes_sent": self.bytes_sent}
+        """Return nothing: a dense exchange keeps nothing back."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
-        self.bytes_sent = int(state["bytes_sent"])
+        if state:
+            raise ConfigurationError(f"a dense exchange has no state, this has {sorted(state)}: is it of a coded one?")
 
     def measures(self) -> dict[str, float]:
         """Return a density of one: everything is sent."""
         return {"density": 1.0, "threshold": 0.0, "clipped_mass": 0.0}
+
+
+def _refuse_non_finite(total: Vector) -> None:
+    # All ranks hold the same sum, so all raise. A float64 sum of finite float32 numbers cannot overflow.
+    with np.errstate(invalid="ignore"):
+        checksum = float(total.sum(dtype=np.float64))
+    if math.isfinite(checksum):
+        return
+    i = int(np.argmin(np.isfinite(total)))
+    raise NonFiniteError(
+        f"the sum over all ranks is {total[i]} at element {i} of {total.size}; no rank took the step. Lower the "
+        "learning rate, clip the gradients, or look for NaN in the data"
+    )

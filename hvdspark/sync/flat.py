@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hvdspark.collectives import Collective
 from hvdspark.errors import ModelError, UnsupportedError
 
 __all__ = ["FlatParameters", "mean_buffers_", "parameters_of"]
@@ -52,6 +53,7 @@ class FlatParameters:
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         _check(parameters)
         self.parameters = list(parameters)
+        self._known = {id(parameter) for parameter in self.parameters}
         self.spans: list[tuple[int, int]] = []
         start = 0
         for parameter in self.parameters:
@@ -67,18 +69,33 @@ class FlatParameters:
         pairs = zip(self.parameters, self.spans, strict=True)
         return [flat[start:stop].view(parameter.shape) for parameter, (start, stop) in pairs]
 
-    def check_bound(self) -> None:
-        """Make sure that the parameters are still views of the buffer (ModelError otherwise).
+    def check_bound(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make sure that the parameters are still views of the buffer, and that there are no others.
 
         `module.to(...)`, `module.half()` and assignments to `p.data` after construction break the binding.
+
+        Raises
+        ------
+        ModelError
+            If a parameter is no view any more, or one is trained that was not when the optimizer was wrapped.
         """
         base, size = self.weights.data_ptr(), self.weights.element_size()
         for parameter, (start, _) in zip(self.parameters, self.spans, strict=True):
-            if parameter.data_ptr() != base + start * size:
+            if parameter.numel() and parameter.data_ptr() != base + start * size:
                 raise ModelError(
                     f"a parameter of shape {list(parameter.shape)} was moved or replaced after its optimizer "
                     "was wrapped: move the module to its device first, then make the optimizer and wrap it"
                 )
+        for parameter in parameters_of(optimizer):
+            if id(parameter) not in self._known:
+                raise ModelError(
+                    f"a parameter of shape {list(parameter.shape)} was unfrozen or added after the optimizer was "
+                    "wrapped, so ranks would train it apart: make the optimizer and wrap it anew"
+                )
+
+    def with_gradient(self) -> NDArray[np.bool_]:
+        """Tell which parameters have a gradient, `[parameters] bool`."""
+        return np.array([parameter.grad is not None for parameter in self.parameters])
 
     def gather_gradients(self, out: torch.Tensor) -> None:
         """Copy all gradients into `out` (`[n] float32`, same device); a missing gradient counts as zero."""
@@ -88,15 +105,24 @@ class FlatParameters:
             else:
                 view.copy_(_dense(parameter.grad))
 
-    def scatter_gradients(self, flat: torch.Tensor) -> None:
-        """Make the gradients views of `flat` (`[n] float32`), whose owner may reuse it after the optimizer's step."""
-        for parameter, view in zip(self.parameters, self._views(flat), strict=True):
-            parameter.grad = view
+    def note_active(self, flat: torch.Tensor, active: NDArray[np.bool_]) -> None:
+        """Mark the parameters whose part of `flat` (`[n] float32`) is not zero as active, in place."""
+        for position in np.flatnonzero(~active):
+            start, stop = self.spans[position]
+            active[position] = bool(flat[start:stop].any())
 
-    def zero_missing_gradients(self) -> None:
-        """Give every parameter without a gradient one of zeros."""
-        for parameter in self.parameters:
-            if parameter.grad is None:
+    def scatter_gradients(self, flat: torch.Tensor, active: NDArray[np.bool_]) -> None:
+        """Make the gradients of the active parameters views of `flat` (`[n] float32`), and those of others None.
+
+        The owner of `flat` may reuse it after the optimizer's step.
+        """
+        for parameter, view, is_active in zip(self.parameters, self._views(flat), active, strict=True):
+            parameter.grad = view if is_active and parameter.requires_grad else None
+
+    def zero_missing_gradients(self, active: NDArray[np.bool_]) -> None:
+        """Give active parameters without a gradient one of zeros; frozen ones and those never used stay without."""
+        for parameter, is_active in zip(self.parameters, active, strict=True):
+            if is_active and parameter.grad is None and parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
 
     def scale_gradients(self, factor: float) -> None:
@@ -119,31 +145,34 @@ class FlatParameters:
         return zlib.crc32(self.weights.detach().cpu().numpy().data)
 
 
-def mean_buffers_(module: nn.Module, allreduce_: object, size: int) -> None:
+def mean_buffers_(module: nn.Module, collective: Collective) -> None:
     """Average the floating-point buffers of a module over all ranks, in place.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Its floating-point buffers (BatchNorm's running statistics) are averaged; integer ones count steps, which are
-        equal everywhere, and are left.
-    allreduce_ : callable
-        Sums a contiguous `[m] float32` array over ranks, in place.
-    size : int
-        How many ranks there are.
+        Its floating-point buffers (BatchNorm's running statistics) are averaged, in float64. What is equal on all ranks
+        keeps its bits. Integer buffers count steps, which are equal everywhere, and are left.
+    collective : Collective
+        The ranks; all of them call this.
     """
     buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point() and buffer.numel()]
-    if not buffers or size == 1:
+    if not buffers or collective.size == 1:
         return
-    assert callable(allreduce_)
-    flat: NDArray[np.float32] = torch.cat([buffer.detach().reshape(-1).float().cpu() for buffer in buffers]).numpy()
-    allreduce_(flat)
-    flat /= np.float32(size)
+    own = torch.cat([buffer.detach().reshape(-1).double().cpu() for buffer in buffers]).numpy()
+    first = own.copy()
+    collective.broadcast_(first)
+    # Sums of differences: sums of equal numbers, divided again, may be others, and constants may be infinite.
+    total = np.zeros_like(own)
+    np.subtract(own, first, out=total, where=own != first)
+    collective.allreduce_(total)
     start = 0
     for buffer in buffers:
-        part = torch.from_numpy(flat[start : start + buffer.numel()]).view(buffer.shape)
-        buffer.copy_(part)
-        start += buffer.numel()
+        part = slice(start, start + buffer.numel())
+        start = part.stop
+        if total[part].any():  # else nothing is written: a buffer may be a view that cannot be written to
+            mean = first[part] + total[part] / collective.size
+            buffer.copy_(torch.from_numpy(mean).view(buffer.shape))
 
 
 def _dense(gradient: torch.Tensor) -> torch.Tensor:

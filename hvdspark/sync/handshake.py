@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from hvdspark.collectives import Collective
 from hvdspark.errors import RankMismatch
 
-__all__ = ["agree_on_run_id", "compare_facts"]
+__all__ = ["agree_on_run_id", "broadcast_tensors_", "compare_facts"]
 
 
 def compare_facts(collective: Collective, facts: dict[str, Any]) -> None:
@@ -46,3 +48,17 @@ def agree_on_run_id(collective: Collective) -> int:
     drawn = np.array([secrets.randbits(63)], np.int64)
     collective.broadcast_(drawn)
     return int(drawn[0])
+
+
+def broadcast_tensors_(collective: Collective, tensors: Sequence[torch.Tensor]) -> None:
+    """Overwrite tensors, equal in shapes and dtypes on all ranks, by rank 0's, in place; any dtype, any device."""
+    if not tensors:
+        return
+    parts = [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
+    flat = torch.cat(parts)
+    collective.broadcast_(flat.numpy())
+    start = 0
+    for tensor, part in zip(tensors, parts, strict=True):
+        part.copy_(flat[start : start + part.numel()])
+        start += part.numel()
+        tensor.detach().copy_(part.view(tensor.dtype).view(tensor.shape))

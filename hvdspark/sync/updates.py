@@ -15,32 +15,25 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hvdspark.codec import (
-    AdaptiveThresholdAlgorithm,
-    Encoder,
-    ResidualClippingPostProcessor,
-    ResidualPostProcessor,
-    ThresholdAlgorithm,
-)
+from hvdspark.codec import Encoder, ResidualPostProcessor, ThresholdAlgorithm
 from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, RankMismatch, UnsupportedError
 from hvdspark.sync.base import Exchange, SyncReport
 from hvdspark.sync.coded import CodedExchange
 from hvdspark.sync.dense import DenseExchange
 from hvdspark.sync.flat import FlatParameters, parameters_of
-from hvdspark.sync.handshake import agree_on_run_id, compare_facts
+from hvdspark.sync.handshake import agree_on_run_id, broadcast_tensors_, compare_facts
+from hvdspark.sync.options import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, check_options
+from hvdspark.sync.part import Part
 from hvdspark.sync.phases import Phases
+from hvdspark.sync.wrapped import WrappedOptimizer
 
 __all__ = ["SharedUpdates"]
 
-_CHOICES = {
-    "encode": ("updates", "gradients"),
-    "combine": ("mean", "sum"),
-    "exchange": ("codec", "dense"),
-}
+_KEYS = {"optimizer", "exchange", "steps", "rank", "size", "bytes_sent", "active"}
 
 
-class SharedUpdates(torch.optim.Optimizer):
+class SharedUpdates(WrappedOptimizer):
     """Wraps a rank's optimizer so that every `step` leaves all ranks with the same weights, bit for bit.
 
     Parameters
@@ -48,9 +41,10 @@ class SharedUpdates(torch.optim.Optimizer):
     optimizer : torch.optim.Optimizer
         The rank's own; its parameter groups stay in charge, so learning-rate schedulers act on either.
     collective : Collective
-        The ranks, from `open_collective`. Rank 0's weights are broadcast here.
-    threshold_algorithm : ThresholdAlgorithm
-        Chooses the threshold tau of each message.
+        The ranks, from `open_collective`. Rank 0's weights are broadcast here: those of the optimizer's groups and of
+        `named_parameters`, frozen ones too. Buffers are not: make the module from one seed if it has any.
+    threshold_algorithm : ThresholdAlgorithm, optional
+        Chooses the threshold tau of each message; None: ``AdaptiveThresholdAlgorithm()``.
     residual_post_processor : ResidualPostProcessor or None
         Edits what was kept back.
     encode : {"updates", "gradients"}
@@ -71,6 +65,8 @@ class SharedUpdates(torch.optim.Optimizer):
     ------
     RankMismatch
         On all ranks, if their parameters, options or versions differ.
+    ConfigurationError, UnsupportedError, ModelError
+        For an option or an optimizer that cannot be used.
     """
 
     def __init__(
@@ -79,7 +75,7 @@ class SharedUpdates(torch.optim.Optimizer):
         collective: Collective,
         *,
         threshold_algorithm: ThresholdAlgorithm | None = None,
-        residual_post_processor: ResidualPostProcessor | None = ResidualClippingPostProcessor(5.0, 5),  # noqa: B008 (frozen)
+        residual_post_processor: ResidualPostProcessor | None = DEFAULT_POST_PROCESSOR,
         encode: Literal["updates", "gradients"] = "updates",
         combine: Literal["mean", "sum"] = "mean",
         exchange: Literal["codec", "dense"] = "codec",
@@ -87,60 +83,65 @@ class SharedUpdates(torch.optim.Optimizer):
         verify_every: int = 100,
         num_threads: int | None = None,
     ) -> None:
-        for name, value in (("encode", encode), ("combine", combine), ("exchange", exchange)):
-            if value not in _CHOICES[name]:
-                raise ConfigurationError(f"SharedUpdates.{name}: one of {_CHOICES[name]} is needed, not {value!r}")
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise UnsupportedError(
-                "LBFGS evaluates the model several times within a step, so its steps cannot be shared"
-            )
-        super().__init__(optimizer.param_groups, optimizer.defaults)
-        self._optimizer = optimizer
-        self._adopt_groups()
+        algorithm = DEFAULT_THRESHOLD_ALGORITHM if threshold_algorithm is None else threshold_algorithm
+        check_options(
+            encode=encode,
+            combine=combine,
+            exchange=exchange,
+            threshold_algorithm=algorithm,
+            residual_post_processor=residual_post_processor,
+        )
+        if not isinstance(verify_every, int) or verify_every < 0:
+            raise ConfigurationError(f"verify_every: a whole number from 0 is needed, not {verify_every!r}")
+        super().__init__(optimizer)
         self._collective = collective
         self._encode = encode
         self._combine = combine
         self._verify_every = verify_every
         self._phases = Phases()
         self._steps = 0
+        self._bytes_sent = 0
+        self._active: NDArray[np.bool_] | None = None  # which parameters are trained; agreed on in the first step
+        named = list(named_parameters or ())
         self._flat = FlatParameters(parameters_of(optimizer))
-        algorithm = threshold_algorithm or AdaptiveThresholdAlgorithm()
-        self._compare(algorithm, residual_post_processor, exchange)
+        frozen = _frozen(optimizer, named)
+        self._compare(frozen, exchange, algorithm, residual_post_processor)
         run_id = agree_on_run_id(collective)
-        weights = self._host_weights()
-        collective.broadcast_(weights)
-        self._to_device(weights)
-        self._agreed = weights.copy()
+        broadcast_tensors_(collective, [self._flat.weights, *frozen])
+        self._agreed = torch.empty(self._flat.n, dtype=torch.float32)
         self._gradient = torch.empty_like(self._flat.weights)
-        self._joined = np.empty(self._flat.n, np.float32)
         self._exchange: Exchange = DenseExchange(collective, self._flat.n, self._phases)
         if exchange == "codec":
             encoder = Encoder(
                 self._flat.n,
                 threshold_algorithm=algorithm,
                 residual_post_processor=residual_post_processor,
-                names=self._flat.names(named_parameters),
+                names=self._flat.names(named),
                 num_threads=num_threads,
             )
             self._exchange = CodedExchange(collective, encoder, run_id, self._phases)
+        elif num_threads is not None:
+            raise ConfigurationError('num_threads cannot act with exchange="dense", where nothing is coded')
 
-    def _adopt_groups(self) -> None:
-        # one set of groups and one state for both optimizers, so that schedulers and users may act on either
-        self.param_groups = self._optimizer.param_groups
-        self.state = self._optimizer.state
-
-    def _compare(self, algorithm: ThresholdAlgorithm, processor: ResidualPostProcessor | None, exchange: str) -> None:
+    def _compare(
+        self,
+        frozen: list[nn.Parameter],
+        exchange: str,
+        algorithm: ThresholdAlgorithm,
+        processor: ResidualPostProcessor | None,
+    ) -> None:
         facts = {
             "hvdspark": importlib.metadata.version("hvdspark"),
             "parameter shapes": [list(p.shape) for p in self._flat.parameters],
+            "frozen parameters": [(list(p.shape), str(p.dtype)) for p in frozen],
             "optimizer": type(self._optimizer).__name__,
             "encode": self._encode,
             "combine": self._combine,
             "exchange": exchange,
+            "verify_every": self._verify_every,
+            "threshold_algorithm": repr(algorithm),
+            "residual_post_processor": repr(processor),
         }
-        if exchange == "codec":
-            facts["threshold_algorithm"] = repr(algorithm)
-            facts["residual_post_processor"] = repr(processor)
         compare_facts(self._collective, facts)
 
     # ---- a step ------------------------------------------------------------------------------------------------
@@ -154,70 +155,114 @@ class SharedUpdates(torch.optim.Optimizer):
     ) -> Any:
         """Take one step together with all ranks.
 
+        What was done to the weights since the last step stays done, as with any torch optimizer, provided that all
+        ranks did the same. A parameter that has had a gradient before and has none now counts as having one of zeros.
+
         Parameters
         ----------
         closure : callable, optional
             Evaluates the model and returns the loss, as for any torch optimizer.
         examples : int, optional
-            How many examples this rank's gradient is the mean of: ranks weigh by it. None: all ranks weigh the same.
-            A rank without examples calls `step(examples=0)` without gradients.
+            How many examples this rank's gradient is the mean of: ranks weigh by it (under ``combine="mean"``). None on
+            all ranks: they weigh the same. A rank without examples calls `step(examples=0)` without gradients.
         total_examples : int, optional
             The sum of `examples` over all ranks, where the caller knows it; else one more small exchange finds it.
+
+        Raises
+        ------
+        NonFiniteError
+            This rank's update or gradient is not finite (named by parameter), or under ``exchange="dense"`` the sum.
+        RankLost
+            Another rank could not send its part, or is gone.
+        RankMismatch
+            Ranks call with other arguments, or their weights differ.
+
+        After any error the weights are those before the step, on all ranks that raised; nothing that was to be sent is
+        lost from the residual, but the optimizer's own state (its momentum) may have moved, and hold NaN.
         """
+        self._refuse_scaler()
+        part = Part.checked(examples, total_examples)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._flat.check_bound()
-        with torch.no_grad():
-            if self._collective.size == 1:
-                self._optimizer.step()  # w - (w - w') is not w' to the last bit: alone, nothing is exchanged
-            else:
-                self._weigh(examples, total_examples)
-                if self._encode == "updates":
-                    self._step_updates(examples or 0)
+        self._flat.check_bound(self._optimizer)
+        before = self._collective.sent_bytes
+        try:
+            with torch.no_grad():
+                if self._collective.size == 1:
+                    self._optimizer.step()  # w - (w - w') is not w' to the last bit: alone, nothing is exchanged
                 else:
-                    self._step_gradients(examples or 0)
-        self._steps += 1
-        if self._verify_every and self._steps % self._verify_every == 0:
-            self.verify()
+                    self._step_together(part)
+            self._steps += 1
+            if self._verify_every and self._steps % self._verify_every == 0:
+                self.verify()
+        finally:
+            self._bytes_sent += self._collective.sent_bytes - before
         return loss
 
-    def _weigh(self, examples: int | None, total_examples: int | None) -> None:
+    def _step_together(self, part: Part) -> None:
+        if self._active is None:
+            self._active = self._agree_on_active()
+        self._weigh(part)
+        if self._encode == "updates":
+            self._step_updates(part, self._active)
+        else:
+            self._step_gradients(part, self._active)
+
+    def _agree_on_active(self) -> NDArray[np.bool_]:
+        """Find out which parameters have a gradient on some rank: layers that nobody uses are left alone."""
+        counts = self._flat.with_gradient().astype(np.int32)
+        with self._phases.timed("exchange"):
+            self._collective.allreduce_(counts)
+        return counts > 0
+
+    def _weigh(self, part: Part) -> None:
         """Scale this rank's gradients so that the plain mean over ranks is the mean over examples.
 
         Gradients are weighted, not updates: momentum would carry a step's weight into the next.
         """
-        if examples is None or self._combine == "sum":
+        if part.examples is None or self._combine == "sum":
             return
-        if total_examples is None:
-            counted = np.array([examples], np.int64)
-            with self._phases.timed("exchange"):
-                self._collective.allreduce_(counted)
-            total_examples = int(counted[0])
-        if total_examples:
-            self._flat.scale_gradients(self._collective.size * examples / total_examples)
+        total = part.total
+        if total is None:
+            counted = np.array([part.examples], np.int64)
+            try:
+                with self._phases.timed("exchange"):
+                    self._collective.allreduce_(counted)
+            except RankMismatch as error:
+                error.add_note("step(examples=...) must be given on all ranks or on none, and total_examples likewise")
+                raise
+            total = int(counted[0])
+        if total:
+            self._flat.scale_gradients(self._collective.size * part.examples / total)
 
     @property
     def _scale(self) -> float:
         return 1.0 / self._collective.size if self._combine == "mean" else 1.0
 
-    def _step_updates(self, examples: int) -> None:
+    def _step_updates(self, part: Part, active: NDArray[np.bool_]) -> None:
         with self._phases.timed("update"):
+            self._agreed.copy_(self._flat.weights)
+            active |= self._flat.with_gradient()
             # A rank without examples steps as well: its momentum is part of the sum (docs/adr/0002).
-            self._flat.zero_missing_gradients()
-            self._optimizer.step()
-        self._exchange.subtract_difference(self._agreed, self._host_weights(), self._scale, examples=examples)
-        with self._phases.timed("apply"):
-            self._to_device(self._agreed)
+            self._flat.zero_missing_gradients(active)
+        try:
+            with self._phases.timed("update"):
+                self._optimizer.step()
+            self._exchange.subtract_difference(self._agreed.numpy(), self._host_weights(), self._scale, part=part)
+        finally:
+            with self._phases.timed("apply"):  # what was agreed; after an error still what was before
+                self._flat.weights.copy_(self._agreed)
 
-    def _step_gradients(self, examples: int) -> None:
+    def _step_gradients(self, part: Part, active: NDArray[np.bool_]) -> None:
         with self._phases.timed("update"):
             self._flat.gather_gradients(self._gradient)
-            self._joined.fill(0.0)
-        self._exchange.add_total(self._gradient.cpu().numpy(), self._joined, self._scale, examples=examples)
+            joined = self._agreed.zero_()  # not before: the last step left the gradients as views of it
+        self._exchange.add_total(self._gradient.cpu().numpy(), joined.numpy(), self._scale, part=part)
         with self._phases.timed("update"):
-            self._flat.scatter_gradients(torch.from_numpy(self._joined).to(self._gradient.device))
+            self._flat.note_active(joined, active)
+            self._flat.scatter_gradients(joined.to(self._gradient.device), active)
             self._optimizer.step()
 
     # ---- weights -----------------------------------------------------------------------------------------------
@@ -225,9 +270,6 @@ class SharedUpdates(torch.optim.Optimizer):
     def _host_weights(self) -> NDArray[np.float32]:
         """Return the weights as an array: the buffer itself on a CPU, a copy from a GPU."""
         return self._flat.weights.detach().cpu().numpy()
-
-    def _to_device(self, weights: NDArray[np.float32]) -> None:
-        self._flat.weights.copy_(torch.from_numpy(weights))
 
     def fingerprint(self) -> int:
         """Compute a 32-bit checksum of this rank's weights."""
@@ -252,10 +294,6 @@ class SharedUpdates(torch.optim.Optimizer):
 
     # ---- what torch expects of an optimizer --------------------------------------------------------------------
 
-    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 (torch's signature)
-        """Reset the gradients, as torch's optimizers do."""
-        self._optimizer.zero_grad(set_to_none=set_to_none)
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refuse new parameters: all ranks agreed on a set of them (allowed only while this is being built)."""
         if hasattr(self, "_flat"):
@@ -263,27 +301,63 @@ class SharedUpdates(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the wrapped optimizer, of the exchange (residual, threshold) and the step count."""
+        """Return this rank's state: of the wrapped optimizer, of the exchange (residual, threshold), and counts.
+
+        Each rank has its own, and must save its own.
+        """
         return {
             "optimizer": self._optimizer.state_dict(),
             "exchange": self._exchange.state_dict(),
             "steps": self._steps,
+            "rank": self._collective.rank,
+            "size": self._collective.size,
+            "bytes_sent": self._bytes_sent,
+            "active": None if self._active is None else self._active.tolist(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned; the weights themselves are the module's to load, before this."""
-        self._optimizer.load_state_dict(state_dict["optimizer"])
-        self._adopt_groups()
+        """Take back what `state_dict` returned on this rank; the weights themselves are the module's to load.
+
+        Raises
+        ------
+        ConfigurationError
+            If the state is another rank's, another optimizer's or damaged; nothing has changed then.
+        """
+        if set(state_dict) != _KEYS:
+            raise ConfigurationError(f"SharedUpdates: a state has the keys {sorted(_KEYS)}, not {sorted(state_dict)}")
+        ours = (self._collective.rank, self._collective.size)
+        theirs = (state_dict["rank"], state_dict["size"])
+        if ours != theirs:
+            raise ConfigurationError(
+                f"this is the state of rank {theirs[0]} of {theirs[1]}, here is rank {ours[0]} of {ours[1]}: each rank "
+                "keeps back something else, so each saves and loads its own"
+            )
+        before = self._exchange.state_dict()
         self._exchange.load_state_dict(state_dict["exchange"])
+        try:
+            self._optimizer.load_state_dict(state_dict["optimizer"])
+        except ValueError as error:
+            self._exchange.load_state_dict(before)
+            raise ConfigurationError(f"the state is of another optimizer: {error}") from error
+        active = state_dict["active"]
+        self._active = None if active is None else np.array(active, np.bool_)
         self._steps = int(state_dict["steps"])
-        self._agreed = self._host_weights().copy()
+        self._bytes_sent = int(state_dict["bytes_sent"])
 
     def report(self) -> SyncReport:
         """Return bytes, density, threshold and seconds by phase, so far, on this rank."""
         return SyncReport(
             steps=self._steps,
-            bytes_sent=self._exchange.bytes_sent,
+            bytes_sent=self._bytes_sent,
             dense_bytes=4 * self._flat.n * self._steps,
             seconds=dict(self._phases.seconds),
             **self._exchange.measures(),
         )
+
+
+def _frozen(optimizer: torch.optim.Optimizer, named: list[tuple[str, nn.Parameter]]) -> list[nn.Parameter]:
+    """Return the parameters that are not trained, each once, in an order that is the same on all ranks."""
+    in_groups = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trained = {id(parameter) for parameter in parameters_of(optimizer)}
+    every = {id(parameter): parameter for parameter in (*in_groups, *(parameter for _, parameter in named))}
+    return [parameter for key, parameter in every.items() if key not in trained]

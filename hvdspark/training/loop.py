@@ -69,7 +69,7 @@ class Trainer:
             combine=sharing.combine,
             exchange=sharing.exchange,
             named_parameters=self._module.named_parameters(),
-            num_threads=num_threads,
+            num_threads=num_threads if sharing.exchange == "codec" else None,
         )
 
     def train(self) -> RankReport:
@@ -107,7 +107,7 @@ class Trainer:
             self._progress(epoch, batch.step, len(batches))
         if self._scheduler is not None and self._network.scheduler_interval == "epoch":
             self._scheduler.step()
-        mean_buffers_(self._module, self._world.allreduce_, self._world.size)
+        mean_buffers_(self._module, self._world)
         record = {"epoch": epoch, "score": self._mean_over_ranks(loss_sum, self._train)}
         if self._validation is not None:
             with self._phases.timed("validate"):

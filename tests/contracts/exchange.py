@@ -1,8 +1,11 @@
 """The laws of `hvdspark.sync.Exchange`, for any factory ``(collective, n, phases) -> Exchange``."""
 
 import numpy as np
+import pytest
 
 from hvdspark.collectives import run_ranks
+from hvdspark.errors import HvdsparkError, NonFiniteError, RankLost
+from hvdspark.sync.part import Part
 from hvdspark.sync.phases import Phases
 
 N = 200
@@ -19,7 +22,7 @@ def check_agreement_of_totals(factory, size=3):
     def fn(world):
         exchange, out = factory(world, N, Phases()), np.zeros(N, np.float32)
         for vector in vectors(world.rank):
-            exchange.add_total(vector, out, 1 / size, examples=1)
+            exchange.add_total(vector, out, 1 / size, part=Part())
         return out.tobytes()
 
     assert len(set(run_ranks(fn, size))) == 1
@@ -33,7 +36,7 @@ def check_conservation_of_totals(factory, size=3):
         put_in = np.zeros(N)
         for vector in vectors(world.rank):
             put_in += vector
-            exchange.add_total(vector.copy(), out, 0.5, examples=1)
+            exchange.add_total(vector.copy(), out, 0.5, part=Part())
         kept = np.zeros(N) if exchange.residual is None else exchange.residual.astype(np.float64)
         return put_in, kept, out
 
@@ -52,7 +55,7 @@ def check_agreement_and_conservation_of_differences(factory, size=3):
         for vector in vectors(world.rank):
             local = agreed - vector
             walked += agreed.astype(np.float64) - local
-            exchange.subtract_difference(agreed, local, 1 / size, examples=1)
+            exchange.subtract_difference(agreed, local, 1 / size, part=Part())
         kept = np.zeros(N) if exchange.residual is None else exchange.residual.astype(np.float64)
         return agreed, walked, kept
 
@@ -62,18 +65,34 @@ def check_agreement_and_conservation_of_differences(factory, size=3):
     np.testing.assert_allclose(1 - found[0][0].astype(np.float64) + kept, walked, rtol=0, atol=2e-6)
 
 
-def check_bytes_are_counted(factory, size=2):
-    """Each exchange costs bytes, and only exchanges do."""
+def check_all_or_nothing(factory, size=3):
+    """Law 3: one rank's NaN raises on all, nothing moves, and the exchange goes on as if the others had only waited."""
 
     def fn(world):
-        exchange, out = factory(world, N, Phases()), np.zeros(N, np.float32)
-        before = exchange.bytes_sent
-        world.barrier()
-        assert exchange.bytes_sent == before == 0
-        exchange.add_total(vectors(world.rank)[0], out, 1.0, examples=1)
-        return exchange.bytes_sent
+        exchange, out, agreed = factory(world, N, Phases()), np.zeros(N, np.float32), np.ones(N, np.float32)
+        first, second, third = vectors(world.rank)[:3]
+        exchange.add_total(first.copy(), out, 1.0, part=Part())
+        before = out.tobytes()
+        kept = np.zeros(N) if exchange.residual is None else exchange.residual.astype(np.float64)
+        bad = second.copy()
+        bad[7] = np.nan if world.rank == 1 else bad[7]
+        mine = NonFiniteError if world.rank == 1 or exchange.residual is None else RankLost
+        with pytest.raises(mine) as caught:
+            exchange.add_total(bad.copy(), out, 1.0, part=Part())
+        if mine is RankLost:
+            assert "rank 1" in str(caught.value)
+            assert "NonFiniteError" in str(caught.value)
+        with pytest.raises(HvdsparkError):
+            exchange.subtract_difference(agreed, agreed - bad, 1.0, part=Part())
+        assert out.tobytes() == before
+        assert agreed.tobytes() == np.ones(N, np.float32).tobytes()
+        if exchange.residual is not None:
+            moved = np.zeros(N) if world.rank == 1 else second.astype(np.float64) + (agreed - (agreed - second))
+            np.testing.assert_allclose(exchange.residual, kept + moved, rtol=0, atol=1e-6)
+        exchange.add_total(third.copy(), out, 1.0, part=Part())
+        return out.tobytes()
 
-    assert min(run_ranks(fn, size)) > 0
+    assert len(set(run_ranks(fn, size))) == 1
 
 
 def check_state_comes_back(factory, size=2):
@@ -82,14 +101,14 @@ def check_state_comes_back(factory, size=2):
     def fn(world):
         one, out = factory(world, N, Phases()), np.zeros(N, np.float32)
         for vector in vectors(world.rank)[:5]:
-            one.add_total(vector, out, 1.0, examples=1)
+            one.add_total(vector, out, 1.0, part=Part())
         two = factory(world, N, Phases())
         two.load_state_dict(one.state_dict())
         outs = []
         for exchange in (one, two):
             total = np.zeros(N, np.float32)
             for vector in vectors(world.rank)[5:]:
-                exchange.add_total(vector.copy(), total, 1.0, examples=1)
+                exchange.add_total(vector.copy(), total, 1.0, part=Part())
             outs.append((total.tobytes(), exchange.measures()))
         return outs[0] == outs[1]
 
@@ -100,6 +119,6 @@ CHECKS = [
     check_agreement_of_totals,
     check_conservation_of_totals,
     check_agreement_and_conservation_of_differences,
-    check_bytes_are_counted,
+    check_all_or_nothing,
     check_state_comes_back,
 ]

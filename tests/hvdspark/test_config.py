@@ -14,6 +14,13 @@ class Sample(Configuration):
     name: str | None = None
 
 
+def bomb():
+    """Aliases of aliases: small as text, a thousand million items when written out."""
+    lines = ["name:", "  - &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"  - &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    return "\n".join(lines)
+
+
 def test_round_trips():
     sample = Sample(batch_size=7, name="x")
     assert Sample.from_json(sample.to_json()) == sample
@@ -39,6 +46,9 @@ def test_frozen_and_replaced():
         (lambda: Sample.from_json("[1]"), "a mapping of options is needed, this is a list"),
         (lambda: Sample.from_json("{"), "not JSON"),
         (lambda: Sample.from_yaml("a: ["), "not YAML"),
+        (lambda: Sample.from_json("[" * 100_000), "not JSON"),
+        (lambda: Sample.from_yaml("[" * 10_000), "not YAML"),
+        (lambda: Sample.from_yaml(bomb()), r"^Sample.name: .{0,500}$"),
         (lambda: Sample.from_yaml("!!python/object/apply:os.getcwd []"), "not YAML"),
         (lambda: Sample.from_yaml("x" * (1 << 21)), "2097152 characters"),
     ],

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -146,9 +148,28 @@ def test_the_threshold_is_a_bfloat16_number_not_above_the_one_asked_for():
 def test_the_threshold_has_a_floor_that_it_leaves_again():
     algorithm = TARGET(1e-12, 0.05, 0.5)
     encoder = Encoder(100, threshold_algorithm=algorithm)
-    for _ in range(5):
+    for _ in range(2000):  # a warm-up from a learning rate of zero
         encoder.encode(np.zeros(100, np.float32))
     assert 1e-12 <= encoder.threshold < 1.01e-12
+    update = np.random.default_rng(0).standard_normal(100).astype(np.float32)
+    for _ in range(45):  # doubling takes 40 steps from 1e-12 to 1
+        encoder.encode(update)
+    assert encoder.threshold > 0.5
+
+
+def test_denormal_numbers_are_zero_where_the_process_flushes_them():
+    """torch.set_flush_denormal(True) and a learning rate that warms up from zero."""
+    code = """
+import numpy as np, torch
+from hvdspark import AdaptiveThresholdAlgorithm
+from hvdspark.codec import Encoder
+assert torch.set_flush_denormal(True)
+encoder = Encoder(100, threshold_algorithm=AdaptiveThresholdAlgorithm())
+for update in (np.full(100, 1e-41, np.float32), np.zeros(100, np.float32), np.ones(100, np.float32)):
+    encoder.encode(update)
+assert encoder.threshold is not None
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
 
 
 class Halving(ThresholdAlgorithm):

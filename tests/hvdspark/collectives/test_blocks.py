@@ -135,5 +135,20 @@ def test_padding_between_two_changes_is_bounded(lengths):
         assert padding <= MIB
 
 
+def test_announcements_are_padded_only_while_that_costs_less_than_another_length():
+    announcement, nothing = Intent(Operation.BARRIER), np.empty(0, np.uint8)
+    for length, small in ((300_000, False), (3 * MIB, True)):
+        block = Block(LIMIT)
+        message = np.zeros(length, np.uint8)
+        for _ in range(20):
+            room = block.pack(Intent(Operation.ALLGATHER, length=length), message).size
+            assert (block.pack(announcement, nothing).size == room) is not small
+        assert block.pack(Intent(Operation.ALLGATHER, length=length), message).size == room
+    for _ in range(10):
+        block.pack(Intent(Operation.ALLGATHER, length=300_000), message[:300_000])  # the room shrinks
+    sizes = [block.pack(announcement, nothing).size for _ in range(10)]
+    assert sizes[-1] < 1000, "announcements alone keep a room that nobody needs"
+
+
 def test_room_never_exceeds_its_limit():
     assert Capacity(100_000).fit(99_900) == 99_968  # the step would be 16 KiB

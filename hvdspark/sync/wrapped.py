@@ -1,0 +1,84 @@
+"""An optimizer around another one: what every synchroniser has to be for torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+
+from hvdspark.errors import UnsupportedError
+
+__all__ = ["WrappedOptimizer"]
+
+
+class WrappedOptimizer(torch.optim.Optimizer):
+    """Wraps a rank's own optimizer; groups and state are the wrapped one's, so schedulers and users may act on either.
+
+    Abstract: `step`, `state_dict` and `load_state_dict` are the subclass's.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        The rank's own.
+
+    Raises
+    ------
+    UnsupportedError
+        For LBFGS.
+    """
+
+    # GradScaler then calls `step` always and tells it what it found; else it would skip the step of one rank alone.
+    _step_supports_amp_scaling = True
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise UnsupportedError(
+                "LBFGS evaluates the model several times within a step, so its steps cannot be shared"
+            )
+        self._optimizer = optimizer
+        groups, state = optimizer.param_groups, optimizer.state
+        super().__init__(groups, optimizer.defaults)  # torch starts both anew, through the properties below
+        self.param_groups, self.state = groups, state
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of the wrapped optimizer."""
+        return self._optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self._optimizer.param_groups = groups
+
+    @property
+    def state(self) -> defaultdict[torch.Tensor, Any]:
+        """The state of the wrapped optimizer."""
+        return self._optimizer.state
+
+    @state.setter
+    def state(self, state: defaultdict[torch.Tensor, Any]) -> None:
+        self._optimizer.state = state
+
+    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 (torch's signature)
+        """Reset the gradients, as torch's optimizers do."""
+        self._optimizer.zero_grad(set_to_none=set_to_none)
+
+    def _refuse_scaler(self) -> None:
+        """Refuse a GradScaler: each rank would skip and scale for itself.
+
+        Raises
+        ------
+        UnsupportedError
+            It is GradScaler that called `step`.
+        """
+        if hasattr(self, "found_inf"):
+            raise UnsupportedError(
+                "torch.amp.GradScaler decides for one rank alone whether a step is taken: use bfloat16 autocast, which "
+                "needs no scaler"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise UnsupportedError(
+            f"a {type(self).__name__} holds the ranks' connection, so it can neither be copied nor pickled: "
+            "use state_dict()"
+        )
