@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from hvdspark import storage
 from hvdspark.errors import ConfigurationError, ModelError, StorageError
@@ -50,11 +51,12 @@ class Network:
     module : torch.nn.Module
         Maps one feature tensor `[b, w] float32` to one output. After a fit it holds the trained weights.
     loss : callable
-        ``(output, target) -> scalar``, the mean over the examples of the batch.
+        ``(output, target) -> scalar``, the mean over the examples of the batch. Batches are weighted by their examples,
+        also where a loss weighs classes.
     optimizer : callable
         A factory ``parameters -> torch.optim.Optimizer``: ``functools.partial(torch.optim.SGD, lr=0.05)``.
     lr_scheduler : callable, optional
-        A factory ``optimizer -> scheduler``.
+        A factory ``optimizer -> scheduler``. ReduceLROnPlateau looks at the validation score, else the score.
     scheduler_interval : {"epoch", "step"}
         When the scheduler steps.
     output : callable, optional
@@ -85,6 +87,11 @@ class Network:
             raise ConfigurationError(f"Network.module: a torch.nn.Module is needed, this is a {type(module).__name__}")
         if isinstance(loss, type):
             raise ConfigurationError(f"Network.loss: {loss.__name__} is a class; give an instance: {loss.__name__}()")
+        if getattr(loss, "reduction", "mean") != "mean":
+            raise ConfigurationError(
+                f"Network.loss: {_name(loss)} has a reduction of its own: it must return the mean over the batch "
+                "(reduction='mean'), since batches are weighted by their examples"
+            )
         if isinstance(optimizer, torch.optim.Optimizer):
             kind = type(optimizer).__name__
             raise ConfigurationError(
@@ -148,8 +155,12 @@ class Network:
         Raises
         ------
         ModelError
-            If labels and output do not fit, or the loss is not a scalar.
+            If the output is no tensor, labels do not fit it, or the loss is not a scalar.
         """
+        if not isinstance(output, torch.Tensor):
+            raise ModelError(
+                f"the module returned a {type(output).__name__}: wrap it in a module that returns one tensor"
+            )
         value = self.loss(output, self.target_for(output, labels))
         if not isinstance(value, torch.Tensor) or value.ndim != 0:
             shown = (
@@ -186,7 +197,7 @@ class Network:
         """
         if self.is_classifier:
             return self._class_target(output, labels)
-        if labels.dtype == torch.int64 and not isinstance(self.loss, VALUE_LOSSES):
+        if labels.dtype == torch.int64 and not isinstance(self.loss, VALUE_LOSSES) and labels.numel() != output.numel():
             return labels  # a loss of the user's own: class indices may be what it wants
         target = labels.to(torch.float32)
         if target.shape == output.shape:
@@ -278,14 +289,24 @@ class Network:
         self.module.load_state_dict(tensors)
 
     def check_portable(self) -> None:
-        """Make sure that the network can travel to workers.
+        """Make sure that the network can travel to workers and its weights back.
 
         Raises
         ------
         ModelError
-            If a part cannot be pickled; the message names it.
+            If a part cannot be pickled, or the module's state is more than tensors; the message names it.
         """
         import cloudpickle
+
+        lazy = [name for name, p in self.module.named_parameters() if is_lazy(p)]
+        if lazy:
+            raise ModelError(f"Network.module: {lazy[0]} has no shape yet: run one batch through the module first")
+        extra = sorted(name for name, value in self.module.state_dict().items() if not isinstance(value, torch.Tensor))
+        if extra:
+            raise ModelError(
+                f"Network.module: {extra[0]!r} in its state_dict is no tensor (get_extra_state), and only tensors are "
+                "kept: make it a buffer, or a constructor argument"
+            )
 
         for name in ("module", "loss", "optimizer", "lr_scheduler", "output"):
             try:

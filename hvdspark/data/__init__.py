@@ -5,7 +5,7 @@ Batches are loaded on first use: they need torch, which a Spark task that only s
 
 from typing import TYPE_CHECKING, Any
 
-from hvdspark.data.columns import ColumnPlan, plan_columns
+from hvdspark.data.columns import ColumnPlan, Table, plan_columns
 from hvdspark.data.dataset import DataSet
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.plan import EpochPlan
@@ -21,6 +21,7 @@ __all__ = [
     "DataSet",
     "EpochPlan",
     "Manifest",
+    "Table",
     "plan_columns",
     "stage",
     "use_driver_python",

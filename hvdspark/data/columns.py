@@ -1,9 +1,9 @@
 """What features and labels are: decided once on the driver from a DataFrame's schema, carried out on Arrow batches."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
     from pyspark.sql.types import DataType, StructField
 
-__all__ = ["ColumnPlan", "ConvertedBatch", "explain", "plan_columns"]
+__all__ = ["ColumnPlan", "ConvertedBatch", "LabelDtype", "Table", "explain", "plan_columns"]
 
+LabelDtype = Literal["int64", "float32"]
 Kind = Literal["integer", "float", "boolean", "array", "vector"]
 
 _FEATURES, _LABEL = "hvdspark_features", "hvdspark_label"  # prefixed: a user's table may have columns of any name
@@ -75,16 +76,27 @@ class ColumnPlan:
         """The feature columns as messages name them."""
         return self.features[0] if len(self.features) == 1 else ", ".join(self.features)
 
-    def select(self) -> "list[Column]":
+    @property
+    def label_dtype(self) -> LabelDtype:
+        """What labels become."""
+        return "int64" if self.label_kind in ("integer", "boolean") else "float32"
+
+    def select(self, names: Mapping[str, str] | None = None) -> "list[Column]":
         """Return the columns to select from the DataFrame, so that `read` understands what arrives on a worker.
 
         Their names start with ``hvdspark_``: ``df.select("*", *plan.select())`` keeps the table's own columns too.
+
+        Parameters
+        ----------
+        names
+            What the columns are called in the DataFrame, where that is not what they were planned by.
         """
+        known = names or {}
         kind: Kind = "float" if self.features_kind == "scalar" else self.features_kind
-        names = self._feature_aliases()
-        columns = [_expression(name, kind).alias(alias) for name, alias in zip(self.features, names, strict=True)]
+        pairs = zip(self.features, self._feature_aliases(), strict=True)
+        columns = [_expression(known.get(name, name), kind).alias(alias) for name, alias in pairs]
         if self.label is not None and self.label_kind is not None:
-            columns.append(_expression(self.label, self.label_kind).alias(_LABEL))
+            columns.append(_expression(known.get(self.label, self.label), self.label_kind).alias(_LABEL))
         return columns
 
     def read(
@@ -154,6 +166,13 @@ class ColumnPlan:
             return read_lists(batch.column(_LABEL), name, width)
         dtype = np.float32 if self.label_kind == "float" else np.int64
         return read_scalars(batch.column(_LABEL), name, dtype)
+
+
+class Table(NamedTuple):
+    """A DataFrame together with what its features and labels are."""
+
+    frame: "DataFrame"
+    plan: ColumnPlan
 
 
 def plan_columns(

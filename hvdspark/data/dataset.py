@@ -100,6 +100,11 @@ class DataSet:
     def save(self, path: str | os.PathLike[str]) -> str:
         """Write a safetensors file that knows its own content's checksum; return the SHA-256 of the file."""
         parts = self._parts()
+        for name, part in parts.items():
+            if isinstance(part, np.ndarray) and (not part.dtype.isnative or part.dtype.name == "complex128"):
+                raise UnsupportedError(
+                    f"DataSet.{name}: {part.dtype} cannot be kept in a file: convert it with .astype"
+                )
         kind = {"kind": _KIND, "framework": _framework("features", self.features)}
         return storage.write_tensors(path, parts, {**kind, "content_sha256": _digest(parts)})
 

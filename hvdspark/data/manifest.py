@@ -7,16 +7,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from hvdspark import storage
+from hvdspark.data.columns import LabelDtype
 from hvdspark.errors import StorageError
 
-__all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "LabelDtype", "Manifest", "StagedFile"]
+__all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "Manifest", "StagedFile"]
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-LabelDtype = Literal["int64", "float32"]
 
 _FILE_NAME = re.compile(r"part-\d{5,9}\.parquet")  # names come from a file: anything else could lead out of the folder
 _CHECKSUM = re.compile(r"[0-9a-f]{64}")

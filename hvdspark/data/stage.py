@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hvdspark import storage
 from hvdspark.data.columns import ColumnPlan, explain
-from hvdspark.data.manifest import MANIFEST_NAME, LabelDtype, Manifest, StagedFile
+from hvdspark.data.manifest import MANIFEST_NAME, Manifest, StagedFile
 from hvdspark.data.parts import PartResult, write_part
 from hvdspark.data.values import Problem
 from hvdspark.errors import ConfigurationError, DataError, StorageError
@@ -144,12 +144,11 @@ def _combine(plan: ColumnPlan, results: list[PartResult]) -> Manifest:
     first = results[0]
     _check_widths(plan.feature_names, [(result, result.feature_width) for result in results])
     _check_widths(str(plan.label), [(result, result.label_width or 1) for result in results])
-    dtype: LabelDtype = "int64" if plan.label_kind in ("integer", "boolean") else "float32"
     return Manifest(
         feature_columns=plan.features,
         label_column=str(plan.label),
         feature_width=first.feature_width,
-        label_dtype=dtype,
+        label_dtype=plan.label_dtype,
         label_width=first.label_width,
         files=tuple(StagedFile(r.file, r.rows_per_group, r.num_bytes, r.checksum) for r in results),
     )

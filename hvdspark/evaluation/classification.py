@@ -44,7 +44,7 @@ def confusion_counts(labels: NDArray[np.int64], predictions: NDArray[np.int64], 
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
     """How well classes were told apart. With two classes, precision, recall and F1 are those of class 1.
 
@@ -103,6 +103,13 @@ class Evaluation:
             return _ratio(hits[1], of[1])
         defined = of > 0
         return float((hits[defined] / of[defined]).mean()) if defined.any() else 0.0
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Evaluation):
+            return NotImplemented
+        return np.array_equal(self.confusion_matrix, other.confusion_matrix)
+
+    __hash__ = None  # type: ignore[assignment]  # it holds an array
 
     def __add__(self, other: Evaluation) -> Evaluation:
         return Evaluation(self.confusion_matrix + other.confusion_matrix)

@@ -1,6 +1,7 @@
 """Training masters: how a network is trained on a cluster."""
 
 from hvdspark.masters.base import TrainingMaster
+from hvdspark.masters.parcel import Parcel
 from hvdspark.masters.shared import SharedTrainingMaster
 
-__all__ = ["SharedTrainingMaster", "TrainingMaster"]
+__all__ = ["Parcel", "SharedTrainingMaster", "TrainingMaster"]

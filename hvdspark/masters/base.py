@@ -12,9 +12,9 @@ from pydantic import Field, field_serializer, field_validator
 
 from hvdspark import storage
 from hvdspark.config import Configuration
-from hvdspark.data import ColumnPlan, Manifest, stage
+from hvdspark.data import ColumnPlan, Manifest, Table, stage
 from hvdspark.errors import ConfigurationError, DataError, RankMismatch
-from hvdspark.masters.placement import LAUNCHERS, choose_launcher, count_workers, open_run_directory
+from hvdspark.masters.placement import LAUNCHERS, absolute, choose_launcher, count_workers, open_run_directory
 from hvdspark.masters.progress import ProgressBar
 from hvdspark.network import Network
 from hvdspark.stats import RankStats, TrainingStats
@@ -23,7 +23,7 @@ from hvdspark.training.worker import WEIGHTS_FILE
 from hvdspark_launch import Launcher
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 __all__ = ["TrainingMaster"]
 
@@ -110,11 +110,10 @@ class TrainingMaster(Configuration, abc.ABC):
         self,
         spark: SparkSession,
         network: Network,
-        plan: ColumnPlan,
-        train: DataFrame,
+        train: Table,
         *,
         epochs: int = 1,
-        validation: DataFrame | None = None,
+        validation: Table | None = None,
         run_directory: str | None = None,
     ) -> TrainingResult:
         """Stage the data, train on all ranks, and put the trained weights into the network.
@@ -125,10 +124,8 @@ class TrainingMaster(Configuration, abc.ABC):
             Where data are staged and, by most launchers, ranks run.
         network : Network
             What to train; its module holds the trained weights afterwards.
-        plan : ColumnPlan
-            Which columns are features and label.
-        train, validation : DataFrame
-            Both staged by the same plan.
+        train, validation : Table
+            What to train on, and what to score after each epoch; their labels are of one dtype.
         epochs : int
             Passes over the training data.
         run_directory : str, optional
@@ -137,43 +134,40 @@ class TrainingMaster(Configuration, abc.ABC):
         if not isinstance(epochs, int) or epochs < 1:
             raise ConfigurationError(f"epochs: a whole number from 1 is needed, not {epochs!r}")
         begin = time.perf_counter()
+        # Whatever can be refused is refused before the data are staged, which can take long.
         network.check_portable()
+        if validation is not None:
+            _check_same_labels(train.plan, validation.plan)
         num_workers = count_workers(spark, self.num_workers, self.workers_per_node)
         launcher = choose_launcher(self.launcher, spark)
-        launcher.check(num_workers)  # before the data are staged, which can take long
-        directory = open_run_directory(spark, run_directory)
-        staging = storage.join(self.export_directory or directory, f"staged-{secrets.token_hex(4)}")
-        try:
-            job = self._staged_job(network, plan, train, validation, epochs, directory, staging)
-            staged = time.perf_counter()
-            _LOG.info("training %d parameters on %d ranks", network.num_parameters, num_workers)
-            with ProgressBar(directory, epochs):
-                reports = launcher.run(work, num_workers, args=(job,))
-        finally:
-            storage.remove_tree(staging)
-        _check_agreement(reports)
-        weights, _ = storage.read_tensors(storage.join(directory, WEIGHTS_FILE), framework="torch")
-        network.load_tensors(weights, source=directory)
+        launcher.check(num_workers)
+        with open_run_directory(spark, run_directory) as directory:
+            parent = directory if self.export_directory is None else absolute(self.export_directory)
+            staging = storage.join(parent, f"staged-{secrets.token_hex(4)}")
+            try:
+                job = self._staged_job(network, train, validation, epochs, directory, staging)
+                staged = time.perf_counter()
+                _LOG.info("training %d parameters on %d ranks", network.num_parameters, num_workers)
+                with ProgressBar(directory, epochs):
+                    reports = launcher.run(work, num_workers, args=(job,))
+            finally:
+                storage.remove_tree(staging)
+            _check_agreement(reports)
+            weights, _ = storage.read_tensors(storage.join(directory, WEIGHTS_FILE), framework="torch")
+            network.load_tensors(weights, source=directory)
         end = time.perf_counter()
         seconds = {"staging_s": staged - begin, "training_s": end - staged, "total_s": end - begin}
         return self._result(network, reports, directory, job.seed, seconds)
 
     def _staged_job(
-        self,
-        network: Network,
-        plan: ColumnPlan,
-        train: DataFrame,
-        validation: DataFrame | None,
-        epochs: int,
-        directory: str,
-        staging: str,
+        self, network: Network, train: Table, validation: Table | None, epochs: int, directory: str, staging: str
     ) -> Job:
         train_directory = storage.join(staging, "train")
-        manifest = stage(train, plan, train_directory)
+        manifest = stage(train.frame, train.plan, train_directory)
         validation_directory = None
         if validation is not None:
             validation_directory = storage.join(staging, "validation")
-            _check_same_shape(manifest, stage(validation, plan, validation_directory))
+            _check_same_shape(manifest, stage(validation.frame, validation.plan, validation_directory))
         return Job(
             network=network,
             train_directory=train_directory,
@@ -229,8 +223,16 @@ def _check_agreement(reports: list[RankReport]) -> None:
         raise RankMismatch(f"the trained weights differ between ranks: {listed}")
 
 
+def _check_same_labels(train: ColumnPlan, validation: ColumnPlan) -> None:
+    if train.label_dtype != validation.label_dtype:
+        raise DataError(
+            f"the label column {train.label!r} has the type {train.label_kind} in the training data and "
+            f"{validation.label_kind} in the validation data: cast one of them, so that both mean the same"
+        )
+
+
 def _check_same_shape(train: Manifest, validation: Manifest) -> None:
-    for name in ("feature_width", "label_width", "label_dtype"):
+    for name in ("feature_width", "label_width"):
         ours, theirs = getattr(train, name), getattr(validation, name)
         if ours != theirs:
             raise DataError(f"validation data have {name} {theirs}, training data {ours}: give both the same columns")

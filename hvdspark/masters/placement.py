@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hvdspark import storage
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
-__all__ = ["LAUNCHERS", "choose_launcher", "count_workers", "open_run_directory"]
+__all__ = ["LAUNCHERS", "absolute", "choose_launcher", "count_workers", "open_run_directory"]
 
 LAUNCHERS = ("barrier", "horovod_spark", "local")
 
@@ -55,19 +57,39 @@ def count_workers(spark: SparkSession, num_workers: int | None, workers_per_node
     return _num_hosts(context) * max(1, gpus)
 
 
-def open_run_directory(spark: SparkSession, run_directory: str | None) -> str:
-    """Make the directory of a run and return it; None means a temporary folder, on a local master only."""
+@contextmanager
+def open_run_directory(spark: SparkSession, run_directory: str | None) -> Iterator[str]:
+    """Make the directory of a run; None: a temporary folder, on a local master only, which a failed run takes along.
+
+    Raises
+    ------
+    ConfigurationError
+        If none is given and the master is not local.
+    """
+    context = _context(spark)
+    is_temporary = run_directory is None
     if run_directory is None:
-        context = _context(spark)
         if context is None or (context.master or "").split("[")[0] != "local":
             raise ConfigurationError(
                 "run_directory must be given on a cluster: a path or URL that the driver and every worker reach "
                 "(hdfs://, s3://, gs:// or a shared folder)"
             )
         run_directory = tempfile.mkdtemp(prefix="hvdspark-")
-    storage.make_directories(run_directory)
-    storage.write_json(storage.join(run_directory, "run.json"), {"run": uuid.uuid4().hex})
-    return run_directory
+    directory = absolute(run_directory)
+    storage.make_directories(directory)
+    storage.remove_tree(storage.join(directory, "events"))  # of an earlier run: nobody shall take them for this one's
+    storage.write_json(storage.join(directory, "run.json"), {"run": uuid.uuid4().hex})
+    try:
+        yield directory
+    except BaseException:
+        if is_temporary:  # nobody was told where it is
+            storage.remove_tree(directory)
+        raise
+
+
+def absolute(path: str) -> str:
+    """Return a local path from the root on, since workers may run in another folder; a URL as it is."""
+    return str(storage.local_path(path).absolute()) if storage.is_local(path) else path
 
 
 def _context(spark: SparkSession) -> SparkContext | None:
@@ -75,6 +97,11 @@ def _context(spark: SparkSession) -> SparkContext | None:
 
 
 def _num_hosts(context: SparkContext) -> int:
-    infos = context._jsc.sc().statusTracker().getExecutorInfos()
-    hosts = {info.host() for info in infos}
+    scala = context._jsc.sc()
+    driver = scala.env().blockManager().blockManagerId()
+    hosts = {
+        info.host()
+        for info in scala.statusTracker().getExecutorInfos()
+        if scala.isLocal() or (info.host(), info.port()) != (driver.host(), driver.port())
+    }
     return max(1, len(hosts))

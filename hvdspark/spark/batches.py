@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from hvdspark.data import ColumnPlan
+from hvdspark.masters import Parcel
 from hvdspark.network import Network
 
 if TYPE_CHECKING:
@@ -19,14 +20,14 @@ __all__ = ["outputs"]
 
 
 def outputs(
-    network: Network, plan: ColumnPlan, batches: Iterator[pa.RecordBatch], batch_size: int
+    parcel: Parcel, plan: ColumnPlan, batches: Iterator[pa.RecordBatch], batch_size: int
 ) -> Iterator[tuple[pa.RecordBatch, torch.Tensor, NDArray[Any] | None]]:
     """Run a network over the Arrow batches of a partition, in evaluation mode and without gradients.
 
     Parameters
     ----------
-    network : Network
-        A copy of the worker's own.
+    parcel : Parcel
+        The network.
     plan : ColumnPlan
         What the batches hold.
     batches : iterator of RecordBatch
@@ -39,6 +40,7 @@ def outputs(
     tuple
         The Arrow batch; what the network says of its rows (`[b, ...]`, probabilities or values); labels, if planned.
     """
+    network = parcel.open()
     module = network.module.eval()
     width: int | None = None
     for batch in batches:

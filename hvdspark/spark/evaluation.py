@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hvdspark.data import ColumnPlan
+from hvdspark.data import ColumnPlan, Table
 from hvdspark.errors import ConfigurationError, DataError
 from hvdspark.evaluation import Evaluation, confusion_counts
+from hvdspark.masters import Parcel
 from hvdspark.network import Network
 from hvdspark.spark.batches import outputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import DataFrame
 
 __all__ = ["evaluate_classes"]
 
@@ -26,17 +26,15 @@ _BINARY_LOSSES = (nn.BCELoss, nn.BCEWithLogitsLoss)
 _SCHEMA = "counts array<bigint>, problem string"
 
 
-def evaluate_classes(network: Network, plan: ColumnPlan, data: DataFrame, batch_size: int) -> Evaluation:
+def evaluate_classes(network: Network, table: Table, batch_size: int) -> Evaluation:
     """Count pairs of actual and predicted class over a DataFrame.
 
     Parameters
     ----------
     network : Network
         With a class loss, or a binary loss and one output (predicted 1 from a probability of 0.5).
-    plan : ColumnPlan
-        With a label.
-    data : DataFrame
-        What is evaluated.
+    table : Table
+        What is evaluated; with a label.
     batch_size : int
         Rows that go through the network at a time.
 
@@ -54,12 +52,13 @@ def evaluate_classes(network: Network, plan: ColumnPlan, data: DataFrame, batch_
         )
     if batch_size < 1:
         raise ConfigurationError(f"batch_size: at least 1 is needed, not {batch_size}")
-    network.check_portable()
+    parcel, plan = Parcel(network), table.plan
+    is_binary = isinstance(network.loss, _BINARY_LOSSES)
 
     def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        total, problem = _count_partition(network, plan, batches, batch_size)
+        total, problem = _count_partition(parcel, plan, batches, batch_size, is_binary=is_binary)
         counts = None if total is None else total.reshape(-1)
         yield pa.RecordBatch.from_pydict(
             {
@@ -68,7 +67,7 @@ def evaluate_classes(network: Network, plan: ColumnPlan, data: DataFrame, batch_
             }
         )
 
-    rows = data.select(*plan.select()).mapInArrow(count, _SCHEMA).collect()
+    rows = table.frame.select(*plan.select()).mapInArrow(count, _SCHEMA).collect()
     for row in rows:
         if row.problem:
             raise DataError(row.problem)
@@ -80,14 +79,19 @@ def evaluate_classes(network: Network, plan: ColumnPlan, data: DataFrame, batch_
 
 
 def _count_partition(
-    network: Network, plan: ColumnPlan, batches: Iterator[Any], batch_size: int
+    parcel: Parcel, plan: ColumnPlan, batches: Iterator[Any], batch_size: int, *, is_binary: bool
 ) -> tuple[NDArray[np.int64] | None, str | None]:
     """Return the counts of a partition (None without rows), or what is wrong with it as text."""
     total: NDArray[np.int64] | None = None
     try:
-        for _, readable, labels in outputs(network, plan, batches, batch_size):
+        for _, readable, labels in outputs(parcel, plan, batches, batch_size):
             assert labels is not None
             predicted, num_classes = _classes(readable)
+            if is_binary and readable.ndim > 1 and readable.shape[1] > 1:
+                raise DataError(
+                    f"the network says yes or no to {readable.shape[1]} questions a row, and evaluate counts one "
+                    "class a row: compare the columns of predict one by one"
+                )
             counts = confusion_counts(_indices(labels), predicted, num_classes)
             total = counts if total is None else total + counts
     except DataError as error:
@@ -102,8 +106,9 @@ def _classes(readable: torch.Tensor) -> tuple[NDArray[np.int64], int]:
 
 
 def _indices(labels: NDArray[Any]) -> NDArray[np.int64]:
-    if labels.ndim == 2:
+    if labels.ndim == 2 and labels.shape[1] > 1:
         return np.asarray(labels.argmax(axis=1), np.int64)  # one column a class
+    labels = labels.reshape(-1)
     indices = np.asarray(labels, np.int64)
     if not np.array_equal(indices, labels):
         raise DataError(f"class indices are whole numbers, but a label is {labels[indices != labels][0]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hvdspark.data import ColumnPlan, plan_columns, use_driver_python
+from hvdspark.data import Table, plan_columns, use_driver_python
 from hvdspark.errors import ConfigurationError, UnsupportedError
 from hvdspark.evaluation import Evaluation
 from hvdspark.masters import TrainingMaster
@@ -50,6 +50,10 @@ class SparkMultiLayer:
         if training_master is not None and not isinstance(training_master, TrainingMaster):
             raise ConfigurationError(
                 f"training_master: a TrainingMaster is needed, this is a {type(training_master).__name__}"
+            )
+        if not isinstance(label_col, str):
+            raise ConfigurationError(
+                f"label_col: the name of a column is needed, not {label_col!r}; predict ignores it"
             )
         self.spark = spark
         self.network = network
@@ -115,10 +119,9 @@ class SparkMultiLayer:
         self._result = self.training_master.fit(
             self.spark,
             self.network,
-            self._columns(data, label=True),
-            _dataframe(data),
+            self._table(data),
             epochs=epochs,
-            validation=None if validation is None else _dataframe(validation),
+            validation=None if validation is None else self._table(validation),
             run_directory=run_directory,
         )
         return self._result
@@ -133,7 +136,7 @@ class SparkMultiLayer:
         batch_size : int
             Rows that go through the network at a time.
         """
-        return evaluate_classes(self.network, self._columns(data, label=True), _dataframe(data), batch_size)
+        return evaluate_classes(self.network, self._table(data), batch_size)
 
     def predict(self, data: DataFrame, *, batch_size: int = 64) -> DataFrame:
         """Add `prediction` (class index as a double, or the value) and, for class losses, `probability`.
@@ -145,12 +148,12 @@ class SparkMultiLayer:
         batch_size : int
             Rows that go through the network at a time.
         """
-        return predict(self.network, self._columns(data, label=False), _dataframe(data), batch_size)
+        return predict(self.network, self._table(data, labelled=False), batch_size)
 
-    def _columns(self, data: Any, *, label: bool) -> ColumnPlan:
-        return plan_columns(
-            _dataframe(data), features_col=self.features_col, label_col=self.label_col if label else None
-        )
+    def _table(self, data: Any, *, labelled: bool = True) -> Table:
+        frame = _dataframe(data)
+        label_col = self.label_col if labelled else None
+        return Table(frame, plan_columns(frame, features_col=self.features_col, label_col=label_col))
 
 
 def _dataframe(data: Any) -> DataFrame:

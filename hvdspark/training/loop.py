@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hvdspark.collectives import Collective
 from hvdspark.data import Batch, Batches, EpochPlan, Manifest
-from hvdspark.errors import ModelError
+from hvdspark.errors import ConfigurationError, ModelError
 from hvdspark.events import EventLog
 from hvdspark.sync import SharedUpdates, mean_buffers_
 from hvdspark.sync.phases import Phases
@@ -47,8 +49,10 @@ class Trainer:
         self._phases = Phases()
         self._network = job.network
         self._module = job.network.module.to(device)
+        if isinstance(job.network.loss, torch.nn.Module):
+            job.network.loss.to(device)  # it may hold the weights of classes
         self._optimizer = self._shared_optimizer(num_threads)
-        self._scheduler = job.network.lr_scheduler(self._optimizer) if job.network.lr_scheduler else None
+        self._scheduler = self._make_scheduler()
         self._train = Manifest.read(job.train_directory)
         self._validation = Manifest.read(job.validation_directory) if job.validation_directory else None
         self._examples = 0
@@ -72,10 +76,22 @@ class Trainer:
             num_threads=num_threads if sharing.exchange == "codec" else None,
         )
 
+    def _make_scheduler(self) -> torch.optim.lr_scheduler.LRScheduler | None:
+        if self._network.lr_scheduler is None:
+            return None
+        scheduler = self._network.lr_scheduler(self._optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau) and self._network.scheduler_interval == "step":
+            raise ConfigurationError(
+                'Network.scheduler_interval="step" cannot act with ReduceLROnPlateau, which looks at an epoch\'s score'
+            )
+        return scheduler
+
     def train(self) -> RankReport:
-        """Run all epochs and report; every rank takes the same steps."""
+        """Run all epochs and report; every rank takes the same steps. The module is left in the mode that it was in."""
         self._events.write("start", host=self._world.host, size=self._world.size, device=str(self._device))
+        was_training = self._module.training
         history = tuple(self._epoch(epoch) for epoch in range(self._job.epochs))
+        self._module.train(was_training)
         self._optimizer.verify()
         sync = self._optimizer.report()
         report = RankReport(
@@ -105,13 +121,12 @@ class Trainer:
         for batch in self._timed(batches):
             loss_sum += self._step(batch)
             self._progress(epoch, batch.step, len(batches))
-        if self._scheduler is not None and self._network.scheduler_interval == "epoch":
-            self._scheduler.step()
         mean_buffers_(self._module, self._world)
         record = {"epoch": epoch, "score": self._mean_over_ranks(loss_sum, self._train)}
         if self._validation is not None:
             with self._phases.timed("validate"):
                 record["validation_score"] = self._validate(self._validation)
+        self._step_scheduler("epoch", record.get("validation_score", record["score"]))
         record["seconds"] = time.perf_counter() - begin
         self._events.write("epoch", **record)
         return record
@@ -148,11 +163,18 @@ class Trainer:
                 torch.autograd.backward(loss if penalty is None else loss + penalty)
                 loss_sum += loss.detach().cpu() * batch.examples
         self._optimizer.step(examples=batch.examples, total_examples=batch.total_examples)
-        if self._scheduler is not None and self._network.scheduler_interval == "step":
-            self._scheduler.step()
+        self._step_scheduler("step")
         self._steps += 1
         self._examples += batch.examples
         return loss_sum
+
+    def _step_scheduler(self, interval: str, score: float = math.nan) -> None:
+        if self._scheduler is None or self._network.scheduler_interval != interval:
+            return
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step(score)
+        else:
+            self._scheduler.step()
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         features = batch.features.to(self._device, non_blocking=True)
@@ -164,7 +186,7 @@ class Trainer:
         assert self._job.validation_directory is not None
         batches = self._batches(self._job.validation_directory, manifest, epoch=0, shuffle=False)
         loss_sum = torch.zeros((), dtype=torch.float64)
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: a module may keep a tensor of this pass for the next training pass
             for batch in batches:
                 if batch.examples:
                     loss_sum += self._loss(batch).cpu() * batch.examples

@@ -108,6 +108,9 @@ class TestConstruction:
             make(l2=-1)
         with pytest.raises(ConfigurationError, match="scheduler_interval"):
             make(scheduler_interval="batch")
+        for loss in (nn.MSELoss(reduction="sum"), nn.CrossEntropyLoss(reduction="none")):
+            with pytest.raises(ConfigurationError, match="reduction='mean'"):
+                make(loss)
 
     def test_what_cannot_travel_is_named(self):
         network = make()
@@ -115,6 +118,19 @@ class TestConstruction:
         network.module.lock = threading.Lock()
         with pytest.raises(ModelError, match=r"Network\.module cannot travel"):
             network.check_portable()
+
+    def test_what_could_not_come_back_is_named(self):
+        class Extra(nn.Linear):
+            def get_extra_state(self):
+                return {"calls": 3}
+
+            def set_extra_state(self, state):
+                pass
+
+        with pytest.raises(ModelError, match="'_extra_state' in its state_dict is no tensor"):
+            Network(Extra(4, 3), nn.CrossEntropyLoss(), SGD).check_portable()
+        with pytest.raises(ModelError, match="weight has no shape yet"):
+            Network(nn.LazyLinear(3), nn.CrossEntropyLoss(), SGD).check_portable()
 
 
 class TestFiles:

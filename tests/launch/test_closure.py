@@ -1,6 +1,7 @@
 """Which calls travel, and by what."""
 
 import functools
+import importlib
 import json
 import subprocess
 import sys
@@ -47,11 +48,24 @@ def in_a_fresh_python(call, tmp_path):
         (functools.partial(triple, 4), ()),
         (Thing(2).times, (2,)),
         (lambda thing: thing.times(2), (Thing(2),)),
+        (lambda things: things["a"][0].times(2), ({"a": [Thing(2)]},)),
     ],
-    ids=["function", "lambda", "partial", "method", "argument"],
+    ids=["function", "lambda", "partial", "method", "argument", "deep"],
 )
 def test_what_a_rank_cannot_import_travels_by_value(fn, args, tmp_path):
     assert in_a_fresh_python(dump_call(fn, args, None), tmp_path) == "12"
+
+
+def test_a_loose_module_travels_with_what_it_imports(tmp_path, monkeypatch):
+    (tmp_path / "loose_inner.py").write_text("def double(x):\n    return 2 * x\n")
+    (tmp_path / "loose_outer.py").write_text(
+        "import loose_inner\nclass Net:\n    def run(self, x):\n        return loose_inner.double(x) + 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    net = importlib.import_module("loose_outer").Net()
+    call = dump_call(lambda things: things[0].run(5), ([net],), None)
+    (tmp_path / "elsewhere").mkdir()
+    assert in_a_fresh_python(call, tmp_path / "elsewhere") == "12"
 
 
 def test_what_is_installed_travels_by_name():

@@ -17,6 +17,7 @@ from hvdspark.errors import ConfigurationError
 
 if __name__ == "__main__":
     spark = (SparkSession.builder.master("local-cluster[2,1,1024]").config("spark.ui.enabled", "false")
+             .config("spark.driver.host", "localhost")  # not the executors' name: the driver's host is no worker
              .config("spark.ui.showConsoleProgress", "false").getOrCreate())
     x = np.random.default_rng(0).normal(size=(300, 6))
     rows = [(row.tolist(), int(row[:3].argmax())) for row in x]

@@ -1,51 +1,19 @@
 """SparkMultiLayer on real Spark, with real Horovod between its ranks."""
 
-import functools
 import json
 import logging
 import pickle
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from hvdspark import (
-    Evaluation,
-    FixedThresholdAlgorithm,
-    Network,
-    SharedTrainingMaster,
-    SparkDl4jMultiLayer,
-    SparkMultiLayer,
-)
-from hvdspark.errors import ConfigurationError, DataError, ModelError, RankFailed, TooFewSlots, UnsupportedError
+from contracts.table import CLASSES, WIDTH, fit, make_master, make_network
+from hvdspark import Evaluation, FixedThresholdAlgorithm, SharedTrainingMaster, SparkDl4jMultiLayer, SparkMultiLayer
+from hvdspark.errors import ConfigurationError
 
 pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
-
-WIDTH, CLASSES = 6, 3
-
-
-def make_network(loss=None, outputs=CLASSES, lr=0.1, **options):
-    torch.manual_seed(3)
-    module = torch.nn.Sequential(torch.nn.Linear(WIDTH, 24), torch.nn.ReLU(), torch.nn.Linear(24, outputs))
-    sgd = functools.partial(torch.optim.SGD, lr=lr, momentum=0.9)
-    return Network(module, loss or torch.nn.CrossEntropyLoss(), sgd, **options)
-
-
-def make_master(**options):
-    return SharedTrainingMaster(**{"batch_size_per_worker": 16, "num_workers": 2, "rng_seed": 5, **options})
-
-
-def make_rows(count=400):
-    x = np.random.default_rng(0).normal(size=(count, WIDTH)).astype(np.float32)
-    return [(i, row.tolist(), int(np.argmax(row[:CLASSES]))) for i, row in enumerate(x)]
-
-
-@pytest.fixture(scope="module")
-def table(spark):
-    return spark.createDataFrame(make_rows(), "id int, features array<float>, label int").repartition(3).cache()
 
 
 @pytest.fixture(scope="module")
@@ -192,140 +160,6 @@ def test_the_model_comes_back_from_its_files(fitted, tmp_path):
 
 def test_the_seed_apis_name_is_the_same_class():
     assert SparkDl4jMultiLayer is SparkMultiLayer
-
-
-# ---- bad input: each a clear error that names the thing and the fix ------------------------------------------------
-
-
-def vector_loss(output, target):
-    return torch.nn.functional.cross_entropy(output, target, reduction="none")
-
-
-class Unpicklable(torch.nn.Linear):
-    def __init__(self):
-        super().__init__(WIDTH, CLASSES)
-        self.lock = threading.Lock()
-
-
-class Failing(torch.nn.Linear):
-    """Fails on rank 1 at its third step."""
-
-    def __init__(self):
-        super().__init__(WIDTH, CLASSES)
-        self.calls = 0
-
-    def forward(self, x):
-        import horovod.torch as hvd
-
-        self.calls += 1
-        if hvd.rank() == 1 and self.calls == 3:
-            raise KeyError("the user's own mistake")
-        return super().forward(x)
-
-
-def fit(spark, data, network=None, master=None, **columns):
-    return SparkMultiLayer(spark, network or make_network(), master or make_master(), **columns).fit(data)
-
-
-class TestBadInput:
-    def test_a_missing_column(self, spark, table):
-        with pytest.raises(DataError, match=r"'feature' is not there: did you mean 'features'\?"):
-            fit(spark, table, features_col="feature")
-
-    def test_a_text_label(self, spark, table):
-        from pyspark.sql import functions as f
-
-        with pytest.raises(DataError, match="StringIndexer"):
-            fit(spark, table.withColumn("label", f.col("label").cast("string")))
-
-    @pytest.mark.parametrize(
-        ("row", "words"),
-        [
-            ((400, None, 1), r"'features' has nulls in 1 row"),
-            ((400, [1.0] * WIDTH, None), r"'label' has nulls in 1 row"),
-            ((400, [1.0] * (WIDTH - 1), 1), r"'features' has arrays of unequal width"),
-            ((400, [float("nan")] * WIDTH, 1), r"'features' has NaN or infinity in 1 row"),
-        ],
-    )
-    def test_bad_rows(self, spark, table, tmp_path, row, words):
-        bad = spark.createDataFrame([row], table.schema)
-        model = SparkMultiLayer(spark, make_network(), make_master())
-        with pytest.raises(DataError, match=words):
-            model.fit(table.union(bad), run_directory=str(tmp_path))
-        assert not list(tmp_path.glob("staged-*"))
-
-    def test_nan_labels(self, spark, table):
-        from pyspark.sql import functions as f
-
-        data = table.withColumn("label", f.when(f.col("id") == 7, float("nan")).otherwise(1.0))
-        with pytest.raises(DataError, match="'label' has NaN"):
-            fit(spark, data, make_network(torch.nn.MSELoss(), outputs=1))
-
-    def test_an_empty_dataframe(self, spark, table):
-        with pytest.raises(DataError, match="the DataFrame is empty"):
-            fit(spark, table.limit(0))
-        with pytest.raises(DataError, match="the DataFrame is empty"):
-            SparkMultiLayer(spark, make_network()).evaluate(table.limit(0))
-
-    def test_more_workers_than_slots(self, spark, table, tmp_path):
-        from pyspark.sql import functions as f
-
-        model = SparkMultiLayer(spark, make_network(), make_master(num_workers=9))
-        never = f.when(f.col("id") >= 0, f.raise_error(f.lit("the data were staged first"))).otherwise(0)
-        begin = time.monotonic()
-        with pytest.raises(TooFewSlots, match="9 ranks were asked for, but only 2"):
-            model.fit(table.withColumn("label", never.cast("int")), run_directory=str(tmp_path / "run"))
-        assert time.monotonic() - begin < 2
-        assert not (tmp_path / "run").exists()
-
-    def test_a_module_that_cannot_travel(self, spark, table):
-        network = Network(Unpicklable(), torch.nn.CrossEntropyLoss(), functools.partial(torch.optim.SGD, lr=0.1))
-        with pytest.raises(ModelError, match=r"Network.module cannot travel to the workers: .*lock"):
-            fit(spark, table, network)
-
-    def test_a_loss_that_is_no_scalar(self, spark, table):
-        with pytest.raises(RankFailed, match=r"vector_loss returned a tensor of shape \[16\]") as caught:
-            fit(spark, table, make_network(vector_loss))
-        assert isinstance(caught.value.__cause__, ModelError)
-
-    def test_labels_beyond_the_outputs(self, spark, table):
-        with pytest.raises(RankFailed, match=r"labels run from \d to 2, the module has 2 outputs"):
-            fit(spark, table, make_network(outputs=2))
-
-    def test_shapes_that_do_not_fit(self, spark, table):
-        from pyspark.sql import functions as f
-
-        data = table.withColumn("label", f.col("label").cast("float"))
-        with pytest.raises(RankFailed, match=r"labels of shape \[16\] do not fit an output of shape \[16, 3\]"):
-            fit(spark, data, make_network(torch.nn.MSELoss()))
-
-    def test_a_users_exception_arrives_with_rank_and_cause(self, spark, table):
-        network = Network(Failing(), torch.nn.CrossEntropyLoss(), functools.partial(torch.optim.SGD, lr=0.1))
-        with pytest.raises(RankFailed, match=r"rank 1 on .* failed: .*the user's own mistake") as caught:
-            fit(spark, table, network)
-        assert caught.value.rank == 1
-        assert isinstance(caught.value.__cause__, KeyError)
-        assert fit(spark, table).score > 0, "the session is of no use any more"
-
-    def test_not_a_dataframe(self, spark):
-        with pytest.raises(UnsupportedError, match="this is a list"):
-            fit(spark, [1, 2])
-
-    def test_options(self, spark, table):
-        with pytest.raises(ConfigurationError, match="did you mean 'batch_size_per_worker'"):
-            SharedTrainingMaster(batch_size_per_workers=3)
-        with pytest.raises(ConfigurationError, match="mpirun"):
-            make_master(transport="mpi")
-        with pytest.raises(ConfigurationError, match="needs a training master"):
-            SparkMultiLayer(spark, make_network()).fit(table)
-        with pytest.raises(ConfigurationError, match="epochs"):
-            SparkMultiLayer(spark, make_network(), make_master()).fit(table, epochs=0)
-        with pytest.raises(DataError, match="'prediction' already"):
-            SparkMultiLayer(spark, make_network()).predict(table.withColumnRenamed("id", "prediction"))
-
-    def test_too_many_ranks_on_a_host(self, spark, table):
-        with pytest.raises(RankFailed, match="workers_per_node=1, but 2 ranks run on"):
-            fit(spark, table, master=make_master(workers_per_node=1))
 
 
 def test_master_counts_workers_by_itself(spark, table):

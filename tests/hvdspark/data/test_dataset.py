@@ -107,3 +107,9 @@ def test_pieces_that_do_not_fit_are_refused(pieces, text):
 def test_pieces_need_an_example():
     with pytest.raises(DataError, match="at least 1 example"):
         DataSet(np.ones(2)).split(0)
+
+
+@pytest.mark.parametrize("dtype", [">f4", "complex128"])
+def test_what_a_file_cannot_hold_is_refused_on_saving(dtype, tmp_path):
+    with pytest.raises(UnsupportedError, match="cannot be kept in a file"):
+        DataSet(np.zeros((2, 3), dtype)).save(tmp_path / "x")

@@ -63,3 +63,9 @@ def test_printed():
 def test_labels_that_are_no_class_index(label):
     with pytest.raises(DataError, match=r"0\.\.2"):
         confusion_counts(np.array([0, label]), np.array([0, 0]), 3)
+
+
+def test_equal_counts_are_equal():
+    one, other = Evaluation(np.eye(3, dtype=np.int64)), Evaluation(np.eye(3, dtype=np.int64))
+    assert one == other
+    assert one != one + other
