@@ -69,7 +69,7 @@ def open_run_directory(spark: SparkSession, run_directory: str | None) -> Iterat
     context = _context(spark)
     is_temporary = run_directory is None
     if run_directory is None:
-        if context is None or (context.master or "").split("[")[0] != "local":
+        if context is None or not _is_local(context):
             raise ConfigurationError(
                 "run_directory must be given on a cluster: a path or URL that the driver and every worker reach "
                 "(hdfs://, s3://, gs:// or a shared folder)"
@@ -97,11 +97,12 @@ def _context(spark: SparkSession) -> SparkContext | None:
 
 
 def _num_hosts(context: SparkContext) -> int:
-    scala = context._jsc.sc()
-    driver = scala.env().blockManager().blockManagerId()
-    hosts = {
-        info.host()
-        for info in scala.statusTracker().getExecutorInfos()
-        if scala.isLocal() or (info.host(), info.port()) != (driver.host(), driver.port())
-    }
-    return max(1, len(hosts))
+    hosts = [info.host() for info in context._jsc.sc().statusTracker().getExecutorInfos()]
+    driver = context.getConf().get("spark.driver.host", "")
+    if not _is_local(context) and driver in hosts:
+        hosts.remove(driver)  # one entry is the driver's own; its executors, if it has any, have theirs
+    return max(1, len(set(hosts)))
+
+
+def _is_local(context: SparkContext) -> bool:
+    return (context.master or "").split("[")[0] == "local"

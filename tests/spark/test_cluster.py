@@ -1,6 +1,7 @@
 """A fit on a cluster of real executors (local-cluster: two workers, a core each)."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -14,10 +15,10 @@ import numpy as np, torch
 from pyspark.sql import SparkSession
 from hvdspark import Network, SharedTrainingMaster, SparkMultiLayer
 from hvdspark.errors import ConfigurationError
+from hvdspark.masters.placement import count_workers
 
 if __name__ == "__main__":
     spark = (SparkSession.builder.master("local-cluster[2,1,1024]").config("spark.ui.enabled", "false")
-             .config("spark.driver.host", "localhost")  # not the executors' name: the driver's host is no worker
              .config("spark.ui.showConsoleProgress", "false").getOrCreate())
     x = np.random.default_rng(0).normal(size=(300, 6))
     rows = [(row.tolist(), int(row[:3].argmax())) for row in x]
@@ -37,6 +38,12 @@ if __name__ == "__main__":
     print("ranks", len(result.stats.ranks), flush=True)
     print("accuracy", model.evaluate(table).accuracy, flush=True)
     spark.stop()
+    # The driver under another name than the executors: its host is no worker.
+    spark = (SparkSession.builder.master("local-cluster[2,1,1024]").config("spark.ui.enabled", "false")
+             .config("spark.driver.host", "localhost").getOrCreate())
+    spark.range(4, numPartitions=4).count()
+    print("workers", count_workers(spark, None, -1), count_workers(spark, None, 2), flush=True)
+    spark.stop()
 """
 
 
@@ -54,4 +61,5 @@ def test_fit_evaluate_and_a_run_directory_that_must_be_named(tmp_path):
     out = done.stdout
     assert "refused: run_directory must be given on a cluster" in out, done.stderr[-4000:]
     assert "ranks 1\nranks 2\n" in out, done.stderr[-4000:]
-    assert float(out.split("accuracy ")[1]) > 0.85
+    assert float(re.search(r"accuracy (\S+)", out)[1]) > 0.85
+    assert "workers 1 2\n" in out, done.stderr[-4000:]
