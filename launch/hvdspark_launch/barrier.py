@@ -1,5 +1,6 @@
 """Ranks inside the tasks of one Spark barrier stage."""
 
+import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
@@ -98,20 +99,26 @@ class BarrierLauncher(Launcher):
             self._start_timeout_s,
             self._stop_grace_s,
             self._horovod_timeout_s,
+            secrets.token_hex(16),
         )
+        nothing = self._spark.range(0, num_proc, 1, num_proc)
+        collected = self._collected(side, orders, nothing if rows is None else rows.repartition(num_proc))
+        if not collected and rows is not None and rows.isEmpty():
+            # Spark sees beforehand that there is no row, and leaves the whole stage out.
+            collected = self._collected(side, orders, nothing, without_rows=True)
+        return results(outcomes_of(collected), num_proc)
 
+    def _collected(self, side: SparkSide, orders: Orders, source: Any, *, without_rows: bool = False) -> list[Any]:
         def task(batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
-            yield from run_rank(orders, batches)
+            yield from run_rank(orders, iter(()) if without_rows else batches)
 
-        source = self._spark.range(0, num_proc, 1, num_proc) if rows is None else rows.repartition(num_proc)
         with side.driver_python():
             frame = source.mapInArrow(task, SCHEMA, barrier=True)
         try:
-            collected = side.collect(frame, num_proc, self._start_timeout_s)
+            return side.collect(frame, orders.num_proc, self._start_timeout_s)
         except LaunchError:
             raise
         except Exception as error:
             if type(error).__name__ in ("AnalysisException", "ParseException"):
                 raise  # of the rows: Spark's own words are about the user's query
-            raise_for(error, socket.gethostname() if side.is_local else "an unknown host")
-        return results(outcomes_of(collected), num_proc)
+            raise_for(error, socket.gethostname() if side.is_local else "an unknown host", orders.token)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "Orders", "outcomes_of", "run_rank", "within"]
 
 # Of the rows that a rank returns: its outcome as bytes, in parts that fit through any message limit on the way.
-SCHEMA = "rank long, part long, data binary"
+SCHEMA = "rank long, part long, parts long, data binary"
 _PART_BYTES = 8 << 20
 
 
@@ -53,6 +53,8 @@ class Orders:
         See `BarrierLauncher`.
     horovod_timeout_s : int
         See `BarrierLauncher`.
+    token : str
+        What tells this run's own words from anything else in Spark's errors.
     """
 
     call: bytes
@@ -63,6 +65,7 @@ class Orders:
     start_timeout_s: float
     stop_grace_s: float
     horovod_timeout_s: int
+    token: str
 
 
 def run_rank(orders: Orders, batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
@@ -89,7 +92,7 @@ def run_rank(orders: Orders, batches: "Iterator[pa.RecordBatch]") -> "Iterator[p
             facts, marks = _meet(orders, context, stack)
         except LaunchError as error:
             # The others wait for this rank, and only Spark can end them.
-            raise RankAborted(Outcome.of_refusal(rank, host, error)) from error
+            raise RankAborted(Outcome.of_refusal(rank, host, error), orders.token) from error
         try:
             check_versions(orders.versions, facts)
             check_gpus(facts)
@@ -227,7 +230,7 @@ def _part(orders: Orders, outcome: Outcome, marks: Marks) -> None:
         return
     if not outcome.ok:
         if not marks.wait(orders.stop_grace_s):
-            raise RankAborted(outcome)
+            raise RankAborted(outcome, orders.token)
     elif outcome.rank == 0:
         marks.wait(None)
 
@@ -236,18 +239,31 @@ def _rows(outcome: Outcome) -> "Iterator[pa.RecordBatch]":
     import pyarrow as pa
 
     data = memoryview(outcome.to_bytes())
-    for part, start in enumerate(range(0, len(data), _PART_BYTES)):
+    starts = range(0, len(data), _PART_BYTES)
+    for part, start in enumerate(starts):
         columns = {
             "rank": pa.array([outcome.rank], pa.int64()),
             "part": pa.array([part], pa.int64()),
+            "parts": pa.array([len(starts)], pa.int64()),
             "data": pa.array([bytes(data[start : start + _PART_BYTES])], pa.binary()),
         }
         yield pa.RecordBatch.from_pydict(columns)
 
 
 def outcomes_of(rows: list[Any]) -> list[Outcome]:
-    """Put the outcomes together again from the collected rows of `SCHEMA`."""
+    """Put the outcomes together again from the collected rows of `SCHEMA`.
+
+    Raises
+    ------
+    LaunchError
+        Rows are missing.
+    """
     parts: dict[int, dict[int, bytes]] = {}
     for row in rows:
         parts.setdefault(row["rank"], {})[row["part"]] = bytes(row["data"])
+    if any(len(parts[row["rank"]]) != row["parts"] for row in rows):
+        raise LaunchError(
+            "Spark delivered the ranks' results in part only: most often the driver ran out of memory "
+            "(spark.driver.memory); return less from the function, or write it to files"
+        )
     return [Outcome.from_bytes(b"".join(of[number] for number in sorted(of))) for _, of in sorted(parts.items())]

@@ -24,6 +24,10 @@ class TooFewSlots(LaunchError):
         super().__init__(f"{num_proc} ranks were asked for, but only {num_slots} tasks can run at once; {advice}")
         self.num_proc = num_proc
         self.num_slots = num_slots
+        self._advice = advice
+
+    def __reduce__(self) -> tuple[type["TooFewSlots"], tuple[int, int, str]]:
+        return type(self), (self.num_proc, self.num_slots, self._advice)
 
 
 class StartTimeout(LaunchError):
@@ -56,6 +60,9 @@ class RankFailed(LaunchError):
         self.host = host
         self.summary = summary
         self.traceback = traceback
+
+    def __reduce__(self) -> tuple[type["RankFailed"], tuple[int, str, str, str]]:
+        return type(self), (self.rank, self.host, self.summary, self.traceback)
 
 
 class PeerFailed(Exception):

@@ -15,7 +15,7 @@ from hvdspark_launch.environment import LOOPBACK, check_extra, interface_of
 from hvdspark_launch.errors import LaunchError, RankFailed, StartTimeout
 from hvdspark_launch.facts import PACKAGES, versions_of
 from hvdspark_launch.horovod_spark_rank import Orders, run_rank
-from hvdspark_launch.outcome import Outcome, results
+from hvdspark_launch.outcome import Outcome, how_ended, results
 from hvdspark_launch.spark_session import SparkSide
 
 __all__ = ["HorovodSparkLauncher"]
@@ -141,11 +141,7 @@ def _raise_for(error: RuntimeError, host: str) -> NoReturn:
     if found is None:
         raise LaunchError(f"horovod.spark.run failed: {error}") from error
     rank, code = int(found.group(1)), int(found.group(2))
-    # A shell reports a process that was killed by signal n as 128 + n.
-    number = -code if code < 0 else code - 128
-    known = {entry.value: entry.name for entry in signal.Signals}
-    how = f"was killed by {known[number]}" if number in known else f"ended with exit code {code}"
-    raise RankFailed(rank, host, f"its process {how} before fn returned") from None
+    raise RankFailed(rank, host, f"{how_ended(code)} before fn returned") from None
 
 
 @contextmanager

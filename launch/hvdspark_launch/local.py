@@ -18,7 +18,7 @@ from hvdspark_launch.base import Launcher, check_callable, check_num_proc, refus
 from hvdspark_launch.closure import dump_call
 from hvdspark_launch.environment import LOOPBACK, check_extra, horovod_variables, interface_of, places
 from hvdspark_launch.errors import LaunchError, StartTimeout
-from hvdspark_launch.outcome import Outcome, results
+from hvdspark_launch.outcome import Outcome, how_ended, results
 from hvdspark_launch.rendezvous import Rendezvous
 
 __all__ = ["LocalLauncher"]
@@ -39,7 +39,7 @@ class LocalLauncher(Launcher):
     start_timeout_s : float
         How long the interpreters may take to come up.
     stop_grace_s : float
-        After a rank failed: how long the others may take to end by themselves before they are killed.
+        How long ranks may take to end by themselves before they are killed: after one failed, or all have returned.
     horovod_timeout_s : int
         How long Horovod waits for a rank to come to `hvd.init()`, or for a frozen process to answer.
     env : mapping, optional
@@ -121,10 +121,14 @@ class LocalLauncher(Launcher):
         deadline: float | None = None
         while len(outcomes) < len(ranks) and (deadline is None or time.monotonic() < deadline):
             for rank in ranks:
-                if rank.number not in outcomes and rank.process.poll() is not None:
+                if rank.number not in outcomes and rank.has_ended:
                     outcome = outcomes[rank.number] = rank.outcome()
                     if not outcome.ok and deadline is None:
                         deadline = time.monotonic() + self._stop_grace_s
+            time.sleep(_POLL_S)
+        # What fn returned counts; a thread that it left behind may keep its process only so long.
+        deadline = deadline or time.monotonic() + self._stop_grace_s
+        while any(rank.process.poll() is None for rank in ranks) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return list(outcomes.values())
 
@@ -136,19 +140,17 @@ class _Rank:
     started: Path
     ended: Path
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the function has, or its process."""
+        return self.ended.exists() or self.process.poll() is not None
+
     def outcome(self) -> Outcome:
-        """Return how the rank, whose process has ended, ended."""
+        """Return how the rank, which has ended, ended."""
         if self.ended.exists():
             return Outcome.from_bytes(self.ended.read_bytes())
-        code = self.process.returncode
-        how = (
-            f"its process was killed by {signal.Signals(-code).name}"
-            if code < 0
-            else f"its process ended with exit code {code}"
-        )
-        return Outcome(
-            self.number, socket.gethostname(), ok=False, time=time.time(), summary=f"{how} before fn returned"
-        )
+        summary = f"{how_ended(self.process.returncode)} before fn returned"
+        return Outcome(self.number, socket.gethostname(), ok=False, time=time.time(), summary=summary)
 
 
 def _start(folder: Path, number: int, environment: Mapping[str, str]) -> _Rank:
@@ -165,7 +167,7 @@ def _start(folder: Path, number: int, environment: Mapping[str, str]) -> _Rank:
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     try:
         process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            [sys.executable, "-m", "hvdspark_launch.local_rank", json.dumps(orders)],
+            [sys.executable, "-P", "-m", "hvdspark_launch.local_rank", json.dumps(orders)],
             env={**environment, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             # Ctrl-C goes to the caller alone, which then stops the ranks; a rank's own children are in its group.

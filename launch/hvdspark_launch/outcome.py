@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import signal
 import sys
 import time
 import traceback
@@ -20,6 +21,7 @@ __all__ = [
     "capture",
     "describe",
     "find_outcome",
+    "how_ended",
     "raise_first",
     "results",
     "shut_horovod_down",
@@ -28,7 +30,6 @@ __all__ = [
 # A failure that has to leave as the text of an exception carries the exception itself only when it is small.
 _MAX_CARRIED_BYTES = 8192
 _HERE = Path(__file__).parent
-_MARK = re.compile(r"hvdspark-outcome:([A-Za-z0-9+/=]+):end")
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,29 @@ class Outcome:
 
 
 class RankAborted(Exception):
-    """Ends a rank's process or task with its outcome in the text, where the others would not end by themselves."""
+    """Ends a rank's task with its outcome in the text, where the others would not end by themselves.
 
-    def __init__(self, outcome: Outcome) -> None:
+    Parameters
+    ----------
+    outcome : Outcome
+        How the rank ended.
+    token : str
+        The run's secret, drawn by the driver: Spark's texts also hold what stands in a table, and what is found without
+        it is never unpickled.
+    """
+
+    def __init__(self, outcome: Outcome, token: str) -> None:
         if len(outcome.payload) > _MAX_CARRIED_BYTES:
             outcome = Outcome(**{**asdict(outcome), "payload": b""})
         text = base64.b64encode(outcome.to_bytes()).decode()
         super().__init__(
-            f"rank {outcome.rank} on {outcome.host} failed: {outcome.summary}\nhvdspark-outcome:{text}:end"
+            f"rank {outcome.rank} on {outcome.host} failed: {outcome.summary}\nhvdspark-outcome:{token}:{text}:end"
         )
 
 
-def find_outcome(text: str) -> Outcome | None:
-    """Return the first outcome that a `RankAborted` left in a text, None if there is none."""
-    found = _MARK.search(text)
+def find_outcome(text: str, token: str) -> Outcome | None:
+    """Return the first outcome that a `RankAborted` of this run left in a text, None if there is none."""
+    found = re.search(rf"hvdspark-outcome:{re.escape(token)}:([A-Za-z0-9+/=]+):end", text)
     return Outcome.from_bytes(base64.b64decode(found.group(1))) if found else None
 
 
@@ -120,12 +130,25 @@ def capture(call: Callable[[], Any], rank: int, host: str) -> Outcome:
 
 
 def describe(error: BaseException) -> tuple[str, str]:
-    """Return an exception's last line and its whole traceback, without the frames of this package at its head."""
+    """Return the first line of an exception, and its whole traceback without the frames of this package at its head."""
     trace = error.__traceback__
     while trace is not None and Path(trace.tb_frame.f_code.co_filename).parent == _HERE:
         trace = trace.tb_next
     text = "".join(traceback.format_exception(type(error), error, trace))
-    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1], text
+    told = traceback.TracebackException(type(error), error, None)
+    told.__notes__ = None  # they stand below the message
+    # The last part: a SyntaxError first shows its line of code.
+    headline = list(told.format_exception_only())[-1].strip() or type(error).__name__
+    return headline.splitlines()[0], text
+
+
+def how_ended(code: int) -> str:
+    """Say how a process ended, from its exit code: negative, or beyond 128 from a shell, where a signal killed it."""
+    number = -code if code < 0 else code - 128
+    known = {entry.value: entry.name for entry in signal.Signals}
+    if code < 0 or number in known:
+        return f"its process was killed by {known.get(number, f'signal {number}')}"
+    return f"its process ended with exit code {code}"
 
 
 def shut_horovod_down() -> None:
@@ -195,7 +218,9 @@ def results(outcomes: Iterable[Outcome], num_proc: int) -> list[Any]:
         raise_first(failed)
     if [outcome.rank for outcome in in_order] != list(range(num_proc)):
         raise LaunchError(
-            f"{num_proc} ranks were started, but only these said how they ended: {[each.rank for each in in_order]}"
+            f"{num_proc} ranks were started, but only these said how they ended: {[each.rank for each in in_order]}. "
+            "The results of the others were lost on the way, most often because the driver ran out of memory "
+            "(spark.driver.memory)"
         )
     return [_value(outcome) for outcome in in_order]
 

@@ -39,7 +39,7 @@ def reason_of(text: str) -> str:
     return "\n".join(lines[:_MAX_LINES]) or "Spark gave no reason"
 
 
-def raise_for(error: Exception, host: str) -> NoReturn:
+def raise_for(error: Exception, host: str, token: str) -> NoReturn:
     """Raise what a failed barrier job means.
 
     Parameters
@@ -48,6 +48,8 @@ def raise_for(error: Exception, host: str) -> NoReturn:
         What `DataFrame.collect` raised.
     host : str
         What to say for the host of a rank that died; Spark does not name it.
+    token : str
+        The run's, see `RankAborted`.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def raise_for(error: Exception, host: str) -> NoReturn:
         Anything else, with Spark's reason.
     """
     text = str(error)
-    if outcome := find_outcome(text):
+    if outcome := find_outcome(text, token):
         raise_first([outcome])
     reason = reason_of(text)
     if "PYTHON_VERSION_MISMATCH" in text:

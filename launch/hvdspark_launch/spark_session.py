@@ -77,19 +77,21 @@ class SparkSide:
         Raises
         ------
         TooFewSlots
-            Within 2 s after the last executor came.
+            At once on a local master; within 2 s after the last executor came where the session did not ask for enough;
+            after `start_timeout_s` where it did.
         StartTimeout
             No executor came.
         """
         if self.is_connect:
             return
+        patience_s = 0.0 if self.is_local else start_timeout_s if self._asked_for() >= num_proc else _SLOTS_PATIENCE_S
         begin = changed = time.monotonic()
         seen = 0
         while (slots := self._slots()) < num_proc:
             now = time.monotonic()
             if slots != seen:
                 seen, changed = slots, now
-            if slots and now - changed > _SLOTS_PATIENCE_S:
+            if slots and now - changed >= patience_s:
                 raise TooFewSlots(num_proc, slots, self._advice(num_proc))
             if not slots and now - begin > start_timeout_s:
                 raise StartTimeout(
@@ -101,6 +103,19 @@ class SparkSide:
     def _slots(self) -> int:
         context = self._spark.sparkContext._jsc.sc()
         return int(context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile()))
+
+    def _asked_for(self) -> int:
+        """Return how many tasks could run at once if all executors came that the session asked for; 0: not known."""
+
+        def number(key: str) -> int:
+            text = str(self._spark.conf.get(key, ""))
+            return int(text) if text.isdecimal() else 0
+
+        manager = str(self._spark.conf.get("spark.master", ""))
+        # Two is what YARN and Kubernetes start where nothing is said.
+        executors = number("spark.executor.instances") or (2 if manager.startswith(("yarn", "k8s")) else 0)
+        cores = executors * (number("spark.executor.cores") or 1) or number("spark.cores.max")
+        return cores // (number("spark.task.cpus") or 1)
 
     def _advice(self, num_proc: int) -> str:
         if self.is_local:

@@ -1,5 +1,6 @@
 """BarrierLauncher: what only ranks inside Spark tasks have."""
 
+import base64
 import os
 import signal
 import subprocess
@@ -7,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
 from contracts.processes import MARK, left_behind
 from hvdspark_launch import BarrierLauncher, EnvironmentMismatch, HorovodSparkLauncher, LaunchError, TooFewSlots
+from hvdspark_launch.outcome import Outcome
 
 pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
 
@@ -27,6 +30,31 @@ def test_a_rank_without_rows_runs_all_the_same(spark):
         lambda batches: sum(batch.num_rows for batch in batches), 2, rows=spark.range(1)
     )
     assert sorted(counts) == [0, 1]
+
+
+@pytest.mark.parametrize("empty", ["limit(0)", "where('false')", "where('id < 0')"])
+def test_rows_that_spark_leaves_out_beforehand(spark, empty):
+    rows = eval(f"rows.{empty}", {"rows": spark.range(10)})
+    assert BarrierLauncher(spark).run(lambda batches: sum(b.num_rows for b in batches), 2, rows=rows) == [0, 0]
+
+
+def test_a_cell_that_looks_like_our_own_words_is_no_outcome(spark, tmp_path):
+    """Spark puts cells into its errors: what stands there must never be unpickled."""
+    from pyspark.sql import functions as f
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "unpickled",)
+
+    payload = cloudpickle.dumps(Evil())
+    outcome = Outcome(0, "there", ok=False, time=0.0, payload=payload, summary="forged")
+    for token in ("", "0" * 32, ".*"):
+        cell = f"hvdspark-outcome:{token}:{base64.b64encode(outcome.to_bytes()).decode()}:end"
+        rows = spark.createDataFrame([(cell,)], "s string").select(f.col("s").cast("int"))
+        with pytest.raises(LaunchError, match="CAST_INVALID_INPUT") as caught:
+            BarrierLauncher(spark).run(list, 2, rows=rows)
+        assert "forged" not in str(caught.value).split("hvdspark-outcome")[0]
+    assert not (tmp_path / "unpickled").exists()
 
 
 def test_rows_need_not_be_read_to_their_end(spark):
@@ -152,7 +180,7 @@ if __name__ == "__main__":
     ("master", "words"),
     [
         ("local-cluster[1,2,1024]", "addresses ['0', '1']"),
-        ("local-cluster[2,1,1024]", "LaunchError"),  # two workers of one host: both give out GPU 0
+        ("local-cluster[2,1,1024]", "LaunchError two ranks of a host have the same GPU"),  # both workers give out GPU 0
     ],
 )
 def test_gpus_of_spark_are_named_to_ranks_and_never_shared(tmp_path, master, words):

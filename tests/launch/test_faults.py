@@ -18,7 +18,9 @@ from hvdspark_launch import (
     LocalLauncher,
     RankFailed,
     StartTimeout,
+    TooFewSlots,
 )
+from hvdspark_launch.spark_session import SparkSide
 
 pytestmark = [pytest.mark.horovod, pytest.mark.timeout(120)]
 
@@ -179,3 +181,64 @@ def test_no_rank_outlives_its_caller(number, tmp_path):
             orphan.kill()
     assert process.returncode == -number, errors
     assert not left
+
+
+def test_a_thread_left_behind_does_not_hold_the_run():
+    def fn():
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        return 5
+
+    begin = time.monotonic()
+    assert LocalLauncher(stop_grace_s=1).run(fn, 2) == [5, 5]
+    assert time.monotonic() - begin < 20
+
+
+def test_ranks_import_nothing_from_the_folder_that_the_caller_stands_in(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise RuntimeError('somebody else put this here')")
+    monkeypatch.chdir(tmp_path)
+    assert LocalLauncher().run(lambda: 4, 1) == [4]
+
+
+class _Scala:
+    """The slots of a cluster whose executors come one after another."""
+
+    def __init__(self, slots):
+        self.slots = iter(slots)
+
+    def maxNumConcurrentTasks(self, _profile):  # noqa: N802 (Spark's name)
+        return next(self.slots)
+
+    def resourceProfileManager(self):  # noqa: N802
+        return self
+
+    def defaultResourceProfile(self):  # noqa: N802
+        return None
+
+
+def _cluster(slots, **conf):
+    scala = _Scala(slots)
+
+    class Context:
+        class _jsc:  # noqa: N801 (PySpark's name)
+            @staticmethod
+            def sc():
+                return scala
+
+    session = _Session(**{"spark__master": "spark://there:7077", **conf})
+    session.sparkContext = Context()
+    return SparkSide(session)
+
+
+def test_executors_that_were_asked_for_are_waited_for():
+    asked = {"spark__executor__instances": "4", "spark__executor__cores": "2", "spark__task__cpus": "2"}
+    _cluster([1] * 30 + [4], **asked).check_slots(4, 60)  # 3 s after the first: longer than for those nobody asked for
+    with pytest.raises(TooFewSlots, match="4 ranks were asked for, but only 1"):
+        _cluster([1] * 1000, **asked).check_slots(4, 2.5)
+
+
+@pytest.mark.parametrize("conf", [{}, {"spark__executor__instances": "1"}, {"spark__cores__max": "2"}])
+def test_executors_that_were_not_asked_for_are_not(conf):
+    begin = time.monotonic()
+    with pytest.raises(TooFewSlots):
+        _cluster([1] * 1000, **conf).check_slots(4, 60)
+    assert time.monotonic() - begin < 2

@@ -1,15 +1,17 @@
 """How a rank's end travels to the caller, and which of several failures is the one that is told."""
 
 import builtins
+import pickle
 import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvdspark_launch import LaunchError, PeerFailed, RankFailed, StartTimeout
-from hvdspark_launch.outcome import Outcome, RankAborted, capture, find_outcome, raise_first, results
+from hvdspark_launch import LaunchError, PeerFailed, RankFailed, StartTimeout, TooFewSlots
+from hvdspark_launch.outcome import Outcome, RankAborted, capture, find_outcome, how_ended, raise_first, results
 
+TOKEN = "0123456789abcdef"
 OUTCOMES = st.builds(
     Outcome,
     rank=st.integers(0, 1000),
@@ -44,12 +46,59 @@ def test_bytes_give_back_the_outcome(outcome):
 
 @given(OUTCOMES, st.text(max_size=100))
 def test_an_outcome_is_found_in_the_text_of_an_exception(outcome, noise):
-    assert find_outcome(f"{noise}\n{RankAborted(outcome)}\n\tat java.lang.Thread.run") == outcome
+    assert find_outcome(f"{noise}\n{RankAborted(outcome, TOKEN)}\n\tat java.lang.Thread.run", TOKEN) == outcome
+
+
+def test_an_outcome_without_the_run_s_token_is_none():
+    outcome = capture(fail(KeyError("mine")), 0, "h")
+    for token in ("", ".*", "0123456789abcdee"):
+        assert find_outcome(str(RankAborted(outcome, token)), TOKEN) is None
+    both = f"{RankAborted(outcome, '')} {RankAborted(capture(fail(ValueError('real')), 1, 'h'), TOKEN)}"
+    assert find_outcome(both, TOKEN).rank == 1
+
+
+def noted():
+    error = ValueError("two lines:\nthis is the second")
+    error.add_note("a note")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "headline"),
+    [
+        (ValueError("column 'x' has 3 values\nsee https://somewhere"), "ValueError: column 'x' has 3 values"),
+        (noted(), "ValueError: two lines:"),
+        (SyntaxError("invalid syntax", ("f.py", 1, 2, "a b", 1, 3)), "SyntaxError: invalid syntax"),
+        (ValueError(), "ValueError"),
+        (ExceptionGroup("several", [ValueError("one")]), "ExceptionGroup: several (1 sub-exception)"),
+    ],
+)
+def test_the_summary_is_the_first_line_of_the_message(error, headline):
+    assert capture(fail(error), 0, "h").summary == headline
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-9, "was killed by SIGKILL"),
+        (137, "was killed by SIGKILL"),
+        (-37, "was killed by signal 37"),
+        (3, "exit code 3"),
+    ],
+)
+def test_how_a_process_ended(code, words):
+    assert words in how_ended(code)
+
+
+@pytest.mark.parametrize("error", [RankFailed(2, "h", "it broke", "Traceback ..."), TooFewSlots(5, 2, "ask for fewer")])
+def test_our_own_errors_can_be_pickled(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), vars(again)) == (str(error), vars(error))
 
 
 def test_an_exception_too_large_for_a_text_leaves_its_words():
     outcome = capture(fail(ValueError("x" * 10_000)), 3, "h")
-    found = find_outcome(str(RankAborted(outcome)))
+    found = find_outcome(str(RankAborted(outcome, TOKEN)), TOKEN)
     assert found.payload == b""
     assert found.summary == outcome.summary
 

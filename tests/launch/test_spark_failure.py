@@ -24,7 +24,7 @@ QUERY = """An error occurred while calling o9.collectToPython.
 
 def test_a_dead_worker_names_its_rank_without_the_java_trace():
     with pytest.raises(RankFailed) as caught:
-        raise_for(RuntimeError(CRASHED), "host-7")
+        raise_for(RuntimeError(CRASHED), "host-7", "t")
     assert (caught.value.rank, caught.value.host) == (1, "host-7")
     assert caught.value.summary == "Python worker exited unexpectedly (crashed). Consider setting the fault handler."
 
@@ -32,7 +32,7 @@ def test_a_dead_worker_names_its_rank_without_the_java_trace():
 def test_other_failures_keep_sparks_reason():
     assert reason_of(QUERY) == "Task 0 in stage 1.0 failed 1 times"
     with pytest.raises(LaunchError, match=r"Task 0 in stage 1\.0"):
-        raise_for(RuntimeError(QUERY), "h")
+        raise_for(RuntimeError(QUERY), "h", "t")
     assert reason_of("") == "Spark gave no reason"
 
 
@@ -40,9 +40,9 @@ def test_an_outcome_in_the_text_is_the_rank_s_own_word():
     def fn():
         raise KeyError("mine")
 
-    text = CRASHED.replace("Python worker exited", f"{RankAborted(capture(fn, 0, 'there'))}\nPython worker exited")
+    text = CRASHED.replace("Python worker exited", f"{RankAborted(capture(fn, 0, 'there'), 't')}\nPython worker exited")
     with pytest.raises(RankFailed, match="rank 0 on there failed: KeyError") as caught:
-        raise_for(RuntimeError(text), "h")
+        raise_for(RuntimeError(text), "h", "t")
     assert isinstance(caught.value.__cause__, KeyError)
 
 
@@ -55,7 +55,7 @@ def test_an_outcome_in_the_text_is_the_rank_s_own_word():
 )
 def test_another_environment_is_told_as_such(text, words):
     with pytest.raises(EnvironmentMismatch, match=words):
-        raise_for(RuntimeError(text), "h")
+        raise_for(RuntimeError(text), "h", "t")
 
 
 def test_a_wait_is_cut_short():
