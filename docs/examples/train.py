@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 import hvdspark
 
 
-def train(epochs=4, batch_size=32):
+def train(epochs=8, batch_size=32):
     with hvdspark.open_collective("auto") as world:  # > who are the others?
         images, labels = load_digits(return_X_y=True)
         x = torch.tensor(images, dtype=torch.float32)[world.rank :: world.size] / 16  # > this rank's share of the data

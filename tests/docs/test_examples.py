@@ -13,9 +13,10 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 BIN = Path(sys.executable).parent
 
 
-def run(*command, cwd=EXAMPLES, timeout=150):
-    """Run a command of the docs; return what it printed."""
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+def run(*command, cwd=EXAMPLES, timeout=150, activated=True):
+    """Run a command of the docs, with the environment activated or not; return what it printed."""
+    path = [folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != BIN]
+    environment = {**os.environ, "PATH": os.pathsep.join([str(BIN)] * activated + path)}
     environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     environment |= {"OMPI_MCA_rmaps_base_oversubscribe": "1"}
     done = subprocess.run(
@@ -62,7 +63,23 @@ def test_mpirun():
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("script", ["on_horovod_spark.py", "on_barrier_launcher.py"])
 def test_inside_spark(script):
-    check_two_ranks(reports(run(BIN / "python", script)))
+    check_two_ranks(reports(run(BIN / "python", script, activated=False)))
+
+
+@pytest.mark.spark
+@pytest.mark.horovod
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--workers", "0"], "a whole number from 1 is needed"),
+        (["--workers", "5", "--master", "local[2]"], "mnist.py: 5 ranks were asked for, but only 2 tasks can run at once"),
+    ],
+)
+def test_a_demo_that_cannot_be_is_refused_in_a_line(arguments, words, tmp_path):
+    command = [BIN / "python", EXAMPLES / "mnist.py", "--output", tmp_path / "run", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, cwd=tmp_path)
+    assert done.returncode != 0
+    assert words in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.spark
@@ -70,7 +87,7 @@ def test_inside_spark(script):
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_demo(tmp_path):
-    printed = run(BIN / "python", "mnist.py", "--output", tmp_path / "run", timeout=200)
+    printed = run(BIN / "python", "mnist.py", "--output", tmp_path / "run", timeout=200, activated=False)
     accuracy = float(re.search(r"^test accuracy +(0\.\d{4})$", printed, re.MULTILINE).group(1))
     assert accuracy >= 0.93
     for name in ("loss", "validation loss", "bytes sent by a rank", "dense would be", "seconds", "model", "report"):
