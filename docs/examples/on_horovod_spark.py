@@ -1,4 +1,7 @@
-"""The loop of train.py as a function under `horovod.spark.run`. Start it in this folder: ranks import train.py from there."""
+"""The loop of train.py as a function under `horovod.spark.run`.
+
+Start it in this folder: the ranks import train.py from there.
+"""
 
 import os
 import sys

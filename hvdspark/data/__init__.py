@@ -9,7 +9,8 @@ from hvdspark.data.columns import ColumnPlan, Table, plan_columns
 from hvdspark.data.dataset import DataSet
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.plan import EpochPlan
-from hvdspark.data.stage import stage, use_driver_python
+from hvdspark.data.stage import stage
+from hvdspark.data.workers import use_driver_python, workers_explained
 
 if TYPE_CHECKING:
     from hvdspark.data.batches import Batch, Batches
@@ -25,6 +26,7 @@ __all__ = [
     "plan_columns",
     "stage",
     "use_driver_python",
+    "workers_explained",
 ]
 
 

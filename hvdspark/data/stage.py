@@ -9,7 +9,6 @@ the driver can say in one sentence what is wrong in the whole table.
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -18,13 +17,14 @@ from hvdspark.data.columns import ColumnPlan, explain
 from hvdspark.data.manifest import MANIFEST_NAME, Manifest, StagedFile
 from hvdspark.data.parts import PartResult, write_part
 from hvdspark.data.values import Problem
+from hvdspark.data.workers import use_driver_python, workers_explained
 from hvdspark.errors import ConfigurationError, DataError, StorageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
-__all__ = ["stage", "use_driver_python"]
+__all__ = ["stage"]
 
 _NAMED_PARTITIONS = 3  # a message lists the first few partitions, not a thousand
 
@@ -77,17 +77,6 @@ def stage(
     return manifest
 
 
-def use_driver_python(spark: "SparkSession") -> None:
-    """Let the workers of a local master run the driver's own Python; nothing happens on a cluster or under Connect.
-
-    Without it they run whatever ``python3`` is first on the PATH, which a virtual environment that was not activated is
-    not.
-    """
-    context = getattr(spark, "sparkContext", None)  # a Connect session has none
-    if context is not None and context.master.startswith("local"):
-        context.pythonExec = sys.executable
-
-
 def _prepare(directory: str) -> bool:
     """Make the directory ready; tell whether it was there."""
     was_there = storage.exists(directory)
@@ -113,7 +102,8 @@ def _clear(directory: str, *, keep_directory: bool) -> None:
 
 def _run(df: "DataFrame", plan: ColumnPlan, directory: str, rows_per_group: int) -> list[PartResult]:
     task = _task(plan, directory, rows_per_group)
-    rows = df.select(*plan.select()).mapInArrow(task, "result string").collect()
+    with workers_explained():
+        rows = df.select(*plan.select()).mapInArrow(task, "result string").collect()
     return sorted((PartResult.from_json(row["result"]) for row in rows), key=lambda result: result.partition)
 
 

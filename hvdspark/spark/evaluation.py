@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hvdspark.data import ColumnPlan, Table
+from hvdspark.data import ColumnPlan, Table, workers_explained
 from hvdspark.errors import ConfigurationError, DataError
 from hvdspark.evaluation import Evaluation, confusion_counts
 from hvdspark.masters import Parcel
@@ -67,7 +67,8 @@ def evaluate_classes(network: Network, table: Table, batch_size: int) -> Evaluat
             }
         )
 
-    rows = table.frame.select(*plan.select()).mapInArrow(count, _SCHEMA).collect()
+    with workers_explained():
+        rows = table.frame.select(*plan.select()).mapInArrow(count, _SCHEMA).collect()
     for row in rows:
         if row.problem:
             raise DataError(row.problem)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hvdspark.data import ColumnPlan, Table
+from hvdspark.data import ColumnPlan, Table, workers_explained
 from hvdspark.errors import ConfigurationError, DataError
 from hvdspark.masters import Parcel
 from hvdspark.network import Network
@@ -117,5 +117,6 @@ def _num_outputs(parcel: Parcel, plan: ColumnPlan, data: DataFrame) -> int:
         for _, readable, _ in outputs(parcel, plan, batches, 1):
             yield pa.RecordBatch.from_pydict({"width": pa.array([readable[0].numel()], "int64")})
 
-    rows = data.select(*plan.select()).limit(1).mapInArrow(measure, "width bigint").collect()
+    with workers_explained():
+        rows = data.select(*plan.select()).limit(1).mapInArrow(measure, "width bigint").collect()
     return int(rows[0].width) if rows else 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hvdspark.sync.part import Part
 
-__all__ = ["Exchange", "SyncReport"]
+__all__ = ["Exchange", "SyncReport", "compared"]
 
 Vector = NDArray[np.float32]
 
@@ -105,15 +105,19 @@ class SyncReport:
     clipped_mass: float
     seconds: dict[str, float]
 
-    @property
-    def compression(self) -> float:
-        """How many times fewer bytes were sent than a dense exchange would have carried."""
-        return self.dense_bytes / self.bytes_sent if self.bytes_sent else float("inf")
-
     def __str__(self) -> str:
         phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in self.seconds.items())
         return (
             f"{self.steps} steps, {self.bytes_sent:,} bytes sent "
-            f"({self.dense_bytes:,} dense, {self.compression:.0f} x fewer), "
+            f"({self.dense_bytes:,} dense, {compared(self.bytes_sent, self.dense_bytes)}), "
             f"density {self.density:.2e}, threshold {self.threshold:.2e}; seconds: {phases}"
         )
+
+
+def compared(bytes_sent: int, dense_bytes: int) -> str:
+    """Say how much less than a dense exchange was sent."""
+    if not bytes_sent:
+        return "a single rank sends nothing"
+    if bytes_sent > dense_bytes:
+        return f"{bytes_sent / dense_bytes:.1f} x more: headers outweigh so small a model"
+    return f"{dense_bytes / bytes_sent:,.{0 if dense_bytes >= 10 * bytes_sent else 1}f} x fewer"

@@ -8,6 +8,7 @@ from typing import Any
 
 from hvdspark.network import Network
 from hvdspark.stats import TrainingStats
+from hvdspark.sync import compared
 
 __all__ = ["TrainingResult"]
 
@@ -50,13 +51,10 @@ class TrainingResult:
         rows = [("epochs", str(len(self.history))), ("loss", f"{self.score:.4f}")]
         if "validation_score" in self.history[-1]:
             rows.append(("validation loss", f"{self.history[-1]['validation_score']:.4f}"))
-        ratio = (
-            f"{self.dense_bytes / self.bytes_sent:,.0f} x fewer" if self.bytes_sent else "a single rank sends nothing"
-        )
         return [
             *rows,
             ("bytes sent by a rank", f"{self.bytes_sent:,}"),
-            ("dense would be", f"{self.dense_bytes:,} ({ratio})"),
+            ("dense would be", f"{self.dense_bytes:,} ({compared(self.bytes_sent, self.dense_bytes)})"),
             ("seconds", f"{self.stats.total_s:.1f}"),
         ]
 

@@ -72,7 +72,10 @@ def test_inside_spark(script):
     ("arguments", "words"),
     [
         (["--workers", "0"], "a whole number from 1 is needed"),
-        (["--workers", "5", "--master", "local[2]"], "mnist.py: 5 ranks were asked for, but only 2 tasks can run at once"),
+        (
+            ["--workers", "5", "--master", "local[2]"],
+            "mnist.py: 5 ranks were asked for, but only 2 tasks can run at once",
+        ),
     ],
 )
 def test_a_demo_that_cannot_be_is_refused_in_a_line(arguments, words, tmp_path):

@@ -6,12 +6,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from hvdspark.data import use_driver_python, workers_explained
 from hvdspark.data.batches import Batches
 from hvdspark.data.columns import plan_columns
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.plan import EpochPlan
-from hvdspark.data.stage import stage, use_driver_python
-from hvdspark.errors import ConfigurationError, DataError, StorageError
+from hvdspark.data.stage import stage
+from hvdspark.errors import ConfigurationError, DataError, EnvironmentMismatch, StorageError
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(180)]
 
@@ -308,3 +309,17 @@ def test_predictions_keep_the_tables_own_columns(spark):
     assert features.dtype == np.float32
     assert labels is None
     assert batch.column("name").to_pylist() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ModuleNotFoundError: No module named 'hvdspark'", "hvdspark is not installed for the Python of the workers"),
+        ("[PYTHON_VERSION_MISMATCH] Python in worker has different version", "the workers run another Python"),
+    ],
+)
+def test_workers_that_cannot_run_us_are_told_in_a_sentence(text, words):
+    with pytest.raises(EnvironmentMismatch, match=words), workers_explained():
+        raise RuntimeError(f"Job aborted ... {text} ... and a page of Java")
+    with pytest.raises(RuntimeError, match="its own"), workers_explained():
+        raise RuntimeError("its own")

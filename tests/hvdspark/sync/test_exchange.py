@@ -4,6 +4,7 @@ import pytest
 
 from contracts import exchange as contract
 from hvdspark.codec import AdaptiveThresholdAlgorithm, Encoder, FixedThresholdAlgorithm
+from hvdspark.sync import compared
 from hvdspark.sync.coded import CodedExchange
 from hvdspark.sync.dense import DenseExchange
 
@@ -27,3 +28,11 @@ FACTORIES = {
 @pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
 def test_law(check, factory):
     check(factory)
+
+
+@pytest.mark.parametrize(
+    ("sent", "dense", "words"),
+    [(0, 100, "a single rank"), (10, 25, "2.5 x fewer"), (10, 1_184_000, "118,400 x fewer"), (40, 10, "4.0 x more")],
+)
+def test_bytes_are_compared_in_words(sent, dense, words):
+    assert compared(sent, dense).startswith(words)
