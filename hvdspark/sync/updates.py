@@ -177,8 +177,8 @@ class SharedUpdates(WrappedOptimizer):
         RankMismatch
             Ranks call with other arguments, or their weights differ.
 
-        After any error the weights are those before the step, on all ranks that raised; nothing that was to be sent is
-        lost from the residual, but the optimizer's own state (its momentum) may have moved, and hold NaN.
+        After an error the weights are those before the step (unless it is that ranks' weights differ), and nothing that
+        was to be sent is lost from the residual; but the optimizer's own state may have moved, and may hold NaN.
         """
         self._refuse_scaler()
         part = Part.checked(examples, total_examples)

@@ -1,0 +1,66 @@
+"""Under Spark Connect: a session that has no SparkContext, nor a way to count slots."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(150)]
+
+SCRIPT = """
+import functools, sys
+import numpy as np, torch
+from pyspark.sql import SparkSession
+from hvdspark import Network, SharedTrainingMaster, SparkMultiLayer
+from hvdspark.errors import ConfigurationError, RankFailed, StartTimeout
+from hvdspark_launch import BarrierLauncher
+
+def fail():
+    raise KeyError("mine")
+
+def refused(kind, call):
+    try:
+        call()
+    except kind as error:
+        print("refused", kind.__name__, str(error).splitlines()[0], repr(error.__cause__), flush=True)
+
+if __name__ == "__main__":
+    spark = SparkSession.builder.remote("local[2]").getOrCreate()
+    x = np.random.default_rng(0).normal(size=(300, 6))
+    rows = [(row.tolist(), int(row[:3].argmax())) for row in x]
+    table = spark.createDataFrame(rows, "features array<float>, label int")
+    network = Network(torch.nn.Linear(6, 3), torch.nn.CrossEntropyLoss(), functools.partial(torch.optim.SGD, lr=0.3))
+    model = SparkMultiLayer(spark, network, SharedTrainingMaster(batch_size_per_worker=16, num_workers=2))
+    result = model.fit(table, epochs=5, run_directory=sys.argv[1])
+    print("ranks", len(result.stats.ranks), "accuracy", model.evaluate(table).accuracy, flush=True)
+    print("rows", model.predict(table).where("prediction >= 0").count(), flush=True)
+    refused(ConfigurationError, lambda: model.fit(table))
+    refused(RankFailed, lambda: BarrierLauncher(spark).run(fail, 2))
+    refused(StartTimeout, lambda: BarrierLauncher(spark, start_timeout_s=4).run(len, 5))
+    print("again", BarrierLauncher(spark).run(lambda: 4, 2), flush=True)
+    spark.stop()
+"""
+
+
+def test_fit_evaluate_predict_and_what_is_refused(tmp_path):
+    script = tmp_path / "connect.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "run"],
+        env={**os.environ, "PYSPARK_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=140,
+        cwd=tmp_path,
+    )
+    for words in (
+        "ranks 2 accuracy 0.9",
+        "rows 300",
+        "refused ConfigurationError run_directory must be given",
+        "refused RankFailed rank",
+        "KeyError('mine')",
+        "refused StartTimeout Spark started none of the 5 ranks within 4 s",
+        "again [4, 4]",
+    ):
+        assert words in done.stdout, done.stdout + done.stderr[-3000:]
