@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hvdspark.codec import Encoder, Expected, Stamp, decode_into, read_header
@@ -104,8 +105,6 @@ class CodedExchange(Exchange):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the encoder's state and the number of messages sent."""
-        import torch
-
         encoder = self._encoder.state_dict()
         # as a tensor, which torch.load takes back without being asked to trust the file
         return {

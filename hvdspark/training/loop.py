@@ -90,8 +90,10 @@ class Trainer:
         """Run all epochs and report; every rank takes the same steps. The module is left in the mode that it was in."""
         self._events.write("start", host=self._world.host, size=self._world.size, device=str(self._device))
         was_training = self._module.training
-        history = tuple(self._epoch(epoch) for epoch in range(self._job.epochs))
-        self._module.train(was_training)
+        try:
+            history = tuple(self._epoch(epoch) for epoch in range(self._job.epochs))
+        finally:
+            self._module.train(was_training)
         self._optimizer.verify()
         sync = self._optimizer.report()
         report = RankReport(

@@ -107,15 +107,19 @@ class SparkSide:
     def _asked_for(self) -> int:
         """Return how many tasks could run at once if all executors came that the session asked for; 0: not known."""
 
-        def number(key: str) -> int:
-            text = str(self._spark.conf.get(key, ""))
-            return int(text) if text.isdecimal() else 0
+        def number(key: str, default: float) -> float:
+            return float(self._spark.conf.get(key, "") or default)
 
         manager = str(self._spark.conf.get("spark.master", ""))
         # Two is what YARN and Kubernetes start where nothing is said.
-        executors = number("spark.executor.instances") or (2 if manager.startswith(("yarn", "k8s")) else 0)
-        cores = executors * (number("spark.executor.cores") or 1) or number("spark.cores.max")
-        return cores // (number("spark.task.cpus") or 1)
+        executors = number("spark.executor.instances", 2 if manager.startswith(("yarn", "k8s")) else 0)
+        cpus = number("spark.task.cpus", 1)
+        of_executor = number("spark.executor.cores", 1) // cpus
+        if gpus := number("spark.task.resource.gpu.amount", 0):
+            of_executor = min(of_executor, number("spark.executor.resource.gpu.amount", 0) // gpus)
+        limit = number("spark.cores.max", 0) // cpus
+        tasks = executors * of_executor
+        return int(min(tasks, limit) if executors and limit else tasks or limit)
 
     def _advice(self, num_proc: int) -> str:
         if self.is_local:

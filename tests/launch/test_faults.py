@@ -236,7 +236,20 @@ def test_executors_that_were_asked_for_are_waited_for():
         _cluster([1] * 1000, **asked).check_slots(4, 2.5)
 
 
-@pytest.mark.parametrize("conf", [{}, {"spark__executor__instances": "1"}, {"spark__cores__max": "2"}])
+GPUS = {"spark__executor__resource__gpu__amount": "1", "spark__task__resource__gpu__amount": "1"}
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {},
+        {"spark__executor__instances": "1"},
+        {"spark__cores__max": "2"},
+        {"spark__executor__instances": "2", "spark__executor__cores": "8", **GPUS},
+        {"spark__executor__instances": "4", "spark__executor__cores": "3", "spark__task__cpus": "4"},
+        {"spark__executor__instances": "4", "spark__executor__cores": "2", "spark__cores__max": "3"},
+    ],
+)
 def test_executors_that_were_not_asked_for_are_not(conf):
     begin = time.monotonic()
     with pytest.raises(TooFewSlots):

@@ -197,6 +197,10 @@ def test_the_mode_of_the_module_is_left_as_it_was(spark, table):
         network.module.train(mode)
         model.fit(table, validation=table)
         assert network.module.training is mode
+    network.loss = torch.nn.MSELoss()
+    with pytest.raises(RankFailed, match="do not fit an output"):
+        model.fit(table)
+    assert network.module.training is False
 
 
 def test_a_scheduler_that_looks_at_the_score(spark, table):
