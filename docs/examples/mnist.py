@@ -93,3 +93,6 @@ if __name__ == "__main__":
         main()
     except (ConfigurationError, LaunchError) as error:
         sys.exit(f"mnist.py: {error}")
+    except KeyboardInterrupt:
+        print("mnist.py: stopped", file=sys.stderr)
+        sys.exit(130)
