@@ -9,6 +9,7 @@
 
 from hvdspark.codec.decoder import decode_into
 from hvdspark.codec.encoder import Encoder
+from hvdspark.codec.inspection import EncodingRecord, Magnitudes
 from hvdspark.codec.message import Expected, Header, Stamp, read_header
 from hvdspark.codec.residual import (
     AnyResidualPostProcessor,
@@ -30,9 +31,11 @@ __all__ = [
     "AnyResidualPostProcessor",
     "AnyThresholdAlgorithm",
     "Encoder",
+    "EncodingRecord",
     "Expected",
     "FixedThresholdAlgorithm",
     "Header",
+    "Magnitudes",
     "NoOpResidualPostProcessor",
     "ResidualClippingPostProcessor",
     "ResidualPostProcessor",

@@ -1,15 +1,19 @@
 """Decoding: check every message, then add them all, in order."""
 
+import contextlib
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvdspark.codec.message import Expected, Message, check
-from hvdspark.codec.source import check_array
-from hvdspark.errors import ConfigurationError, MessageError, NonFiniteError, UnsupportedError
+from hvdspark.codec.dense import DenseFormat
+from hvdspark.codec.devices import target
+from hvdspark.codec.format import Format, Plan
+from hvdspark.codec.message import Checked, Expected, Message, check
+from hvdspark.errors import ConfigurationError, MessageError, NonFiniteError
 
 __all__ = ["decode_into"]
 
@@ -23,6 +27,7 @@ def decode_into(
     scale: float | Sequence[float] = 1.0,
     *,
     expected: Expected | Sequence[Expected] | None = None,
+    num_threads: int | None = None,
 ) -> None:
     """Add decoded messages to an array: ``out += scale * message``, in the order of the list.
 
@@ -33,11 +38,14 @@ def decode_into(
     messages
         As `hvdspark.codec.Encoder` wrote them, without padding.
     out
-        ``[n] float32``, contiguous, changed in place, and only if all messages are good.
+        ``[n] float32``, contiguous, changed in place, and only if all messages are good: a NumPy array, or an array on
+        a CUDA device.
     scale
         One factor for all messages, or one for each.
     expected
         What is known of the messages: one for all, or one for each.
+    num_threads
+        The most threads to use; None: the CPUs this process may use, at most 8. The result does not depend on it.
 
     Raises
     ------
@@ -45,24 +53,69 @@ def decode_into(
         If any byte of any message was changed, is missing or was added, or a message is not the expected one; `out` is
         as it was. The text says which message, counted from 0.
     """
-    if not isinstance(out, np.ndarray):
-        raise UnsupportedError(f"out must be a NumPy array, not a {type(out).__name__}")
-    check_array(out, "out", out.size)
-    if not out.flags.writeable:
-        raise UnsupportedError("out must be writable")
+    add_codes, add_dense, n = target(out, num_threads)
     scales = _one_each(scale, len(messages), "scale")
     hopes = _one_each(expected, len(messages), "expected")
-    checked = []
+    checked: list[Checked] = []
     for place, (message, factor, hope) in enumerate(zip(messages, scales, hopes, strict=True)):
-        try:
-            header, form, payload = check(message, out.size, hope)
-        except MessageError as error:
-            raise MessageError(f"message {place} of {len(messages)}: {error}") from None
-        if not _is_float32(factor) or not _is_float32(factor * header.tau):
-            raise NonFiniteError(f"scale {factor} times threshold {header.tau} of message {place} is no float32 number")
-        checked.append((form, payload, header.tau, factor))
-    for form, payload, tau, factor in checked:
-        form.add(payload, tau, factor, out)
+        with _naming(place, len(messages)):
+            checked.append(check(message, n, hope))
+        largest = max(1.0, float(checked[-1].groups.magnitudes.max()))
+        if not _is_float32(factor * largest):
+            raise NonFiniteError(f"scale {factor} times magnitude {largest} of message {place} is no float32 number")
+    codes, starts = _read_codes(checked)
+    for first, last in _stretches(checked):
+        if isinstance(checked[first].form, DenseFormat):
+            add_dense(checked[first].body, scales[first])
+        else:
+            ends, values = _runs(checked[first:last], scales[first:last])
+            add_codes(codes[starts[first] : starts[last]], ends, values)
+
+
+def _read_codes(checked: list[Checked]) -> tuple[NDArray[np.int32], list[int]]:
+    """Read the codes of all messages, one after the other; return them and where each message's begin."""
+    counts = [each.header.count if isinstance(each.form, Format) else 0 for each in checked]
+    starts = [0, *itertools.accumulate(counts)]
+    codes = np.empty(starts[-1], np.int32)
+    for place, each in enumerate(checked):
+        if isinstance(each.form, Format):
+            part = codes[starts[place] : starts[place + 1]]
+            good = each.form.read(each.body, each.header.n, Plan(each.body.size, each.header.parameter), part)
+            if good < part.size:
+                problem = f"code {good} of {part.size} is wrong: indices must rise strictly from 1 to {each.header.n}"
+                with _naming(place, len(checked)):
+                    raise each.error(problem)
+    return codes, starts
+
+
+def _stretches(checked: list[Checked]) -> Iterator[tuple[int, int]]:
+    """Cut the messages, in order, into single dense ones and stretches of coded ones, which are added in one pass."""
+    first = 0
+    for place, each in enumerate(checked):
+        if isinstance(each.form, DenseFormat):
+            if first < place:
+                yield first, place
+            yield place, place + 1
+            first = place + 1
+    if first < len(checked):
+        yield first, len(checked)
+
+
+def _runs(checked: list[Checked], scales: list[float]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return where the codes of each group of each message end, and what they are worth: rounded to float32 once."""
+    ends = np.cumsum(np.concatenate([each.groups.counts for each in checked]))
+    pairs = zip(checked, scales, strict=True)
+    values = np.concatenate([each.groups.magnitudes.astype(np.float64) * scale for each, scale in pairs])
+    return ends, values.astype(np.float32)
+
+
+@contextlib.contextmanager
+def _naming(place: int, num_messages: int) -> Iterator[None]:
+    """Say which message an error is about."""
+    try:
+        yield
+    except MessageError as error:
+        raise MessageError(f"message {place} of {num_messages}: {error}") from None
 
 
 def _one_each(given: _Item | Sequence[_Item], num_messages: int, name: str) -> list[_Item]:

@@ -1,43 +1,29 @@
-"""The encoder of one rank: the residual, the threshold, and the message buffer."""
+"""The encoder of one rank: residual, thresholds and the message buffer, brought together."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvdspark.codec.format import Format
-from hvdspark.codec.message import DENSE, HEADER_BYTES, SPARSE, Stamp, seal
-from hvdspark.codec.quantile import magnitude_quantile
+from hvdspark.codec.devices import open_store
+from hvdspark.codec.format import Format, Plan
+from hvdspark.codec.groups import Groups
+from hvdspark.codec.inspection import EncodingRecord, Magnitudes, magnitudes
+from hvdspark.codec.message import DENSE, FORMATS, HEADER_BYTES, Message, Stamp, read_groups, read_header, seal
+from hvdspark.codec.options import check_options, check_parts, check_state, checked_ends, checked_names
 from hvdspark.codec.residual import NoOpResidualPostProcessor, ResidualPostProcessor
-from hvdspark.codec.source import Difference, Source, Update, check_array
-from hvdspark.codec.tau import MIN_TAU, round_tau
-from hvdspark.codec.threshold import DENSE_DENSITY, ThresholdAlgorithm, ThresholdState
-from hvdspark.errors import ConfigurationError, NonFiniteError, UnsupportedError
+from hvdspark.codec.store import Update
+from hvdspark.codec.tau import MAX_TAU, round_tau
+from hvdspark.codec.threshold import DENSE_DENSITY, FixedThresholdAlgorithm, ThresholdAlgorithm, ThresholdState
+from hvdspark.codec.thresholds import Thresholds
+from hvdspark.errors import ConfigurationError, NonFiniteError
 
 __all__ = ["Encoder"]
 
-_MAX_N = 2**31 - 1  # a code is a signed 32-bit index, counted from one
 _CHUNK = 1 << 16
-
-# An update below it cannot make a finite residual overflow: it is half a unit in the last place of the largest float32
-# number, so that the sum is rounded back to that number. One comparison an element covers the update and the sum.
-_HARMLESS = 2.0**103
-
-
-@dataclass(frozen=True)
-class _Written:
-    """A payload that stands in the buffer, and what it took."""
-
-    form: Format
-    count: int
-    threshold: float | None  # as the algorithm gave it
-    tau: float  # as the header carries it; 0 where there is none
-
-    def density(self, n: int) -> float:
-        return self.count / n if self.form.coded else DENSE_DENSITY
+_KEYS = {"n", "iteration", "thresholds", "densities", "clipped_mass", "residual"}
 
 
 class Encoder:
@@ -55,21 +41,28 @@ class Encoder:
     residual_post_processor
         Edits the residual after each encode that used a threshold; None for none.
     format
-        ``"sparse"``; ``"dense"``: every element, exactly, so that no residual is left; ``"auto"``: the smallest of them
-        for each message, by exact size, dense where that costs no more.
+        How codes are written: ``"sparse"``, ``"rice"`` or ``"bitmap"``; ``"auto"``: the smallest of them for each
+        message, by exact size. Or ``"dense"``: every element, exactly, so that no residual is left.
+    magnitude
+        What a code stands for: ``"threshold"``, or ``"mean"``: the mean magnitude of what is sent (of each group), at
+        most twice the threshold and rounded down to a bfloat16 number.
+    group_ends
+        Where each group of elements with a threshold of its own ends; the last one is `n`. None: one for all.
     device
-        Where updates and residual live: ``"cpu"``.
+        Where updates and residual live: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Messages are written on the host.
     num_threads
         The most threads an encode uses; None: the CPUs this process may use, at most 8. Messages do not depend on it.
     names
         ``(name, start, stop)`` of the parameters inside the flat update, for error messages.
+    observer
+        Called after each encode with one `EncodingRecord` a group. It costs a sort of the residual.
 
     Raises
     ------
     ConfigurationError
         For an option out of range.
     UnsupportedError
-        For a device that is not there yet.
+        For a device that is not there.
     """
 
     def __init__(
@@ -78,25 +71,34 @@ class Encoder:
         *,
         threshold_algorithm: ThresholdAlgorithm | None = None,
         residual_post_processor: ResidualPostProcessor | None = None,
-        format: Literal["auto", "sparse", "dense"] = "auto",  # noqa: A002  # the public name of the option
+        format: Literal["auto", "sparse", "rice", "bitmap", "dense"] = "auto",  # noqa: A002  # the option's public name
+        magnitude: Literal["threshold", "mean"] = "threshold",
+        group_ends: Sequence[int] | None = None,
         device: str = "cpu",
         num_threads: int | None = None,
         names: Sequence[tuple[str, int, int]] | None = None,
+        observer: Callable[[EncodingRecord], None] | None = None,
     ) -> None:
-        _check_options(n, format, device, num_threads)
-        _check_parts(threshold_algorithm, residual_post_processor, format)
+        check_options(n, format, magnitude, num_threads, group_ends)
+        check_parts(threshold_algorithm, residual_post_processor, format)
         self._n = n
-        self._algorithm = threshold_algorithm
         self._post_processor = residual_post_processor or NoOpResidualPostProcessor()
         self._format = format
+        self._magnitude = magnitude
         self._num_threads = num_threads
-        self._names = _checked_names(names, n)
-        self._state = ThresholdState()
+        self._names = checked_names(names, n)
+        self._observer = observer
+        ends = [n] if group_ends is None else checked_ends(group_ends, n)
+        self._ends = np.array(ends, np.int64)
+        # A dense encoder asks no algorithm; any will do to hold its state.
+        self._thresholds = Thresholds(threshold_algorithm or FixedThresholdAlgorithm(1.0), ends)
+        self._taus = np.zeros(len(ends), np.float32)
         self._clipped_mass = 0.0
-        self._tau: float | None = None
-        self._residual: NDArray[np.float32] = np.zeros(n, dtype=np.float32)
-        # Room for the largest message. Only what is written becomes memory: a sparse message touches little of it.
-        self._buffer: NDArray[np.uint8] = np.empty(HEADER_BYTES + 4 * n, dtype=np.uint8)
+        self._store = open_store(n, device, num_threads)
+        # Room for the largest message: Rice codes never take more than 33 bits, and a little for each 4,096 of them.
+        # Only what is written becomes memory: a sparse message touches little of it.
+        size = HEADER_BYTES + Groups.table_bytes(len(ends)) + 4 * n + n // 4 + 64
+        self._buffer: NDArray[np.uint8] = np.empty(size, dtype=np.uint8)
 
     @property
     def n(self) -> int:
@@ -104,41 +106,45 @@ class Encoder:
         return self._n
 
     @property
-    def residual(self) -> NDArray[np.float32]:
-        """What has not been sent yet, ``[n] float32``: the array itself, writable, in units of the update."""
-        return self._residual
+    def residual(self) -> Any:
+        """What has not been sent yet, ``[n] float32``: the array itself, writable, on its device."""
+        return self._store.residual
+
+    @property
+    def thresholds(self) -> tuple[float | None, ...]:
+        """The tau that the last message used for each group, in units of the update; None while undecided."""
+        return tuple(tau or None for tau in self._taus.tolist())
 
     @property
     def threshold(self) -> float | None:
-        """The threshold of the last message as its header carries it, in units of the update; None while undecided."""
-        return self._tau
+        """The mean of `thresholds`, over the groups that have one; None while none has."""
+        decided = [tau for tau in self.thresholds if tau is not None]
+        return math.fsum(decided) / len(decided) if decided else None
 
     @property
     def density(self) -> float | None:
-        """The share of elements that the last message carried; a dense one counts as 1/16. None before the first.
+        """The share of elements that messages last carried; a dense one counts as 1/16. None before the first.
 
-        The threshold algorithm sees this number at the next encode. Ranks that agree on a mean may set it first.
+        It is what the threshold algorithm goes by: of this encoder's last message, or of all ranks' after `agree`.
         """
-        return self._state.density
-
-    @density.setter
-    def density(self, density: float) -> None:
-        if not 0.0 <= density <= 1.0:
-            raise ConfigurationError(f"density must be in 0..1, not {density}")
-        self._state = ThresholdState(self._state.iteration, self._state.threshold, float(density))
+        sizes = [stop - start for start, stop in self._thresholds.spans]
+        densities = [state.density for state in self._thresholds.states]
+        if None in densities:
+            return None
+        return math.fsum(size * (density or 0.0) for size, density in zip(sizes, densities, strict=True)) / self._n
 
     @property
     def clipped_mass(self) -> float:
         """The sum of magnitudes that the post-processor has thrown away so far, in units of the update."""
         return self._clipped_mass
 
-    def encode(self, update: NDArray[np.float32], stamp: Stamp | None = None) -> NDArray[np.uint8]:
+    def encode(self, update: Any, stamp: Stamp | None = None) -> NDArray[np.uint8]:
         """Add an update to the residual and take a message out of it.
 
         Parameters
         ----------
         update
-            ``[n] float32``, contiguous, finite, read only.
+            ``[n] float32``, contiguous, finite, read only, on the encoder's device.
         stamp
             What the header says of the sender.
 
@@ -150,18 +156,43 @@ class Encoder:
         Raises
         ------
         NonFiniteError
-            If the update, or its sum with the residual, is not finite anywhere. Nothing has changed then.
+            If the update, or its sum with the residual, is not finite anywhere. It is found in the pass that encodes;
+            the residual is as it was then, to within a rounding or two of the sum (docs/adr/0005).
         """
-        check_array(update, "update", self._n)
+        self._store.check(update, "update")
         return self._encode(Update(update), stamp or Stamp())
 
-    def encode_difference(
-        self, before: NDArray[np.float32], after: NDArray[np.float32], stamp: Stamp | None = None
-    ) -> NDArray[np.uint8]:
+    def encode_difference(self, before: Any, after: Any, stamp: Stamp | None = None) -> NDArray[np.uint8]:
         """Encode the update ``before - after`` (weights before and after a step) in the same pass; else as `encode`."""
-        check_array(before, "before", self._n)
-        check_array(after, "after", self._n)
-        return self._encode(Difference(before, after), stamp or Stamp())
+        self._store.check(before, "before")
+        self._store.check(after, "after")
+        return self._encode(Update(before, after), stamp or Stamp())
+
+    def put_back(self, message: Message) -> None:
+        """Add a message of this encoder, which no rank has applied, to the residual again."""
+        from hvdspark.codec.decoder import decode_into
+
+        decode_into([message], self._store.residual, num_threads=self._num_threads)
+
+    def agree(self, messages: Sequence[Message]) -> None:
+        """Go on from what all ranks' last messages say, so that all use the same thresholds for the next ones.
+
+        Parameters
+        ----------
+        messages
+            Of this step, one a rank, in rank order; `decode_into` has accepted them.
+
+        Raises
+        ------
+        ConfigurationError
+            If a message has other groups of elements than this encoder.
+        """
+        groups = [read_groups(message) for message in messages]
+        if any(each.counts.size != self._ends.size for each in groups):
+            sizes = [each.counts.size for each in groups]
+            raise ConfigurationError(f"this encoder has {self._ends.size} groups, the messages have {sizes}")
+        dense = [read_header(message).format == DENSE.identity for message in messages]
+        self._thresholds.agree(groups, [self._densities(*pair) for pair in zip(groups, dense, strict=True)])
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that the next message depends on, but for the options.
@@ -169,16 +200,17 @@ class Encoder:
         Returns
         -------
         dict
-            ``n``, ``iteration``, ``threshold`` (not rounded), ``density``, ``clipped_mass``: plain numbers or None,
-            which JSON carries exactly; ``residual``: ``[n] float32``.
+            ``n``, ``iteration``, ``thresholds`` (one a group, not rounded), ``densities``, ``clipped_mass``: plain
+            numbers, None, and lists of them, which JSON carries exactly; ``residual``: ``[n] float32``.
         """
+        states = self._thresholds.states
         return {
             "n": self._n,
-            "iteration": self._state.iteration,
-            "threshold": self._state.threshold,
-            "density": self._state.density,
+            "iteration": states[0].iteration,
+            "thresholds": [state.threshold for state in states],
+            "densities": [state.density for state in states],
             "clipped_mass": self._clipped_mass,
-            "residual": self._residual.copy(),
+            "residual": self._store.copy(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -189,120 +221,151 @@ class Encoder:
         ConfigurationError
             If the state is of another encoder, or damaged; nothing has changed then.
         """
-        keys = {"n", "iteration", "threshold", "density", "clipped_mass", "residual"}
-        if set(state) != keys:
-            raise ConfigurationError(f"an encoder's state has the keys {sorted(keys)}, not {sorted(state)}")
+        from hvdspark.codec.host import check_array
+
+        if set(state) != _KEYS:
+            raise ConfigurationError(f"an encoder's state has the keys {sorted(_KEYS)}, not {sorted(state)}")
         if state["n"] != self._n:
             raise ConfigurationError(f"the state is of an encoder of {state['n']} elements, this one has {self._n}")
-        check_array(state["residual"], "residual", self._n)
-        restored = ThresholdState(state["iteration"], state["threshold"], state["density"])
-        _check_state(restored, state["clipped_mass"], state["residual"])
-        self._residual[:] = state["residual"]
-        self._clipped_mass = state["clipped_mass"]
-        self._state = restored
-        self._tau = None if restored.threshold is None else round_tau(restored.threshold)
-
-    def _encode(self, source: Source, stamp: Stamp) -> NDArray[np.uint8]:
-        for name, array in source.arrays.items():
-            if np.may_share_memory(array, self._residual):
-                raise ConfigurationError(f"{name} lies in the memory of the encoder's residual: give it a copy")
-        if source.first_outside(_HARMLESS, self._num_threads) >= 0:
-            self._refuse_non_finite(source)
-        written = self._write_dense(source) if self._format == "dense" else self._write_coded(source)
-        message = self._buffer[: HEADER_BYTES + written.form.payload_bytes(self._n, written.count)]
-        seal(message, written.form, self._n, written.count, written.tau, stamp)
-        if written.form.coded and written.tau:
-            self._clipped_mass += self._post_processor.process(
-                self._residual, self._state.iteration, written.tau, self._num_threads
+        thresholds, densities = list(state["thresholds"]), list(state["densities"])
+        if not len(thresholds) == len(densities) == self._ends.size:
+            raise ConfigurationError(
+                f"the state has {len(thresholds)} thresholds, this encoder {self._ends.size} groups of elements"
             )
-        self._tau = written.tau or None
-        self._state = ThresholdState(self._state.iteration + 1, written.threshold, written.density(self._n))
+        check_array(state["residual"], "residual", self._n)
+        pairs = zip(thresholds, densities, strict=True)
+        states = [ThresholdState(state["iteration"], threshold, density) for threshold, density in pairs]
+        for each in states:
+            check_state(each, state["clipped_mass"], state["residual"])
+        self._store.load(state["residual"])
+        self._clipped_mass = state["clipped_mass"]
+        self._thresholds.states = states
+        self._taus = np.array([round_tau(each) if each else 0.0 for each in thresholds], np.float32)
+
+    # ---- an encode ---------------------------------------------------------------------------------------------
+
+    def _encode(self, update: Update, stamp: Stamp) -> NDArray[np.uint8]:
+        if self._format == "dense":
+            return self._encode_dense(update, stamp)
+        thresholds = self._thresholds.next(lambda where: self._finite_totals(update, where))
+        seen = self._look(update) if self._observer else []
+        self._taus = np.array([round_tau(each) if each else 0.0 for each in thresholds.tolist()], np.float32)
+        taus = np.where(self._taus > 0, self._taus, np.float32(MAX_TAU))  # all elements of such a group are zero
+        steps = taus if self._magnitude == "threshold" else np.zeros_like(taus)
+        codes, counts, bad = self._store.encode(update, self._ends, taus, steps)
+        if bad >= 0:
+            self._refuse(update, bad)
+        groups = Groups(counts, thresholds, self._magnitudes(codes, counts))
+        form, plan = self._choose(codes)
+        table = HEADER_BYTES + Groups.table_bytes(counts.size)
+        message = self._buffer[: table + plan.payload_bytes]
+        if counts.size > 1:
+            groups.write(message[HEADER_BYTES:table])
+        form.write(codes, self._n, plan, message[table:])
+        seal(message, form, plan.parameter, self._n, groups, stamp)
+        self._post_process()
+        self._thresholds.advance(thresholds, self._densities(groups, dense=False))
+        if self._observer:
+            self._report(groups, seen, form.name, message.size, stamp)
         return message
 
-    def _write_dense(self, source: Source, threshold: float | None = None, tau: float = 0.0) -> _Written:
+    def _encode_dense(self, update: Update, stamp: Stamp) -> NDArray[np.uint8]:
         """Send everything: the sum goes straight into the payload, and no residual is left."""
-        from hvdspark_kernels.threshold.cpu import first_outside
-
-        payload = self._buffer[HEADER_BYTES:]
-        values: NDArray[np.float32] = payload.view(np.float32)
-        with np.errstate(invalid="ignore"):  # the residual is writable: what stands there is looked at below
-            source.add_to(self._residual, values)
-        if first_outside(values, math.inf, self._num_threads) >= 0:
-            self._refuse_non_finite(source)
-        DENSE.write(values, payload)
-        self._residual.fill(0.0)
-        return _Written(DENSE, self._n, threshold, tau)
-
-    def _write_coded(self, source: Source) -> _Written:
-        """Send codes of what reaches the threshold, or everything densely where all of it does."""
-        threshold = self._next_threshold(source)
-        if threshold is None:
-            source.add_to(self._residual, self._residual)
-            return _Written(SPARSE, 0, None, 0.0)
-        tau = round_tau(threshold)
-        if self._format == "auto" and self._all_reach(source, tau):
-            return self._write_dense(source, threshold, tau)
-        payload = self._buffer[HEADER_BYTES:]
-        codes: NDArray[np.int32] = payload.view(np.int32)
-        count, bad = source.encode(self._residual, tau, codes, self._num_threads)
+        message = self._buffer[: HEADER_BYTES + DENSE.payload_bytes(self._n)]
+        seen = self._look(update) if self._observer else []
+        bad = self._store.take_all(update, message[HEADER_BYTES:].view("<f4"))
         if bad >= 0:
-            raise NonFiniteError(
-                f"the residual is {self._residual[bad]} at {self._place(bad)}: something wrote that into it between "
-                f"encodes; load a checkpoint, or set the residual to zero"
-            )
-        SPARSE.write(codes[:count], payload[: SPARSE.payload_bytes(self._n, count)])
-        return _Written(SPARSE, count, threshold, tau)
+            self._refuse(update, bad)
+        none = np.zeros(1, np.float32)
+        groups = Groups(np.array([self._n]), none, none)
+        seal(message, DENSE, 0, self._n, groups, stamp)
+        self._thresholds.advance(np.zeros_like(self._taus), self._densities(groups, dense=True))
+        if self._observer:
+            self._report(groups, seen, DENSE.name, message.size, stamp)
+        return message
 
-    def _next_threshold(self, source: Source) -> float | None:
-        """Ask the algorithm, and refuse what no threshold can be."""
-        assert self._algorithm is not None, "only format='dense' goes without one"
-        threshold = self._algorithm.next_threshold(self._state, lambda density: self._quantile(source, density))
-        if threshold is None:
-            if not self._is_zero(source):
-                raise ConfigurationError(
-                    f"{type(self._algorithm).__name__} gave no threshold for an update that is not zero"
+    def _magnitudes(self, codes: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return what a code of each group stands for; a mean is known, and taken off the residual, only now."""
+        if self._magnitude == "threshold":
+            return np.where(counts > 0, self._taus, np.float32(0))
+        ends = np.cumsum(counts)
+        means = np.zeros_like(self._taus)
+        for group, (end, count, tau) in enumerate(
+            zip(ends.tolist(), counts.tolist(), self._taus.tolist(), strict=True)
+        ):
+            if count:
+                mean = self._store.sum_coded(codes[end - count : end]) / count
+                means[group] = round_tau(min(mean, 2 * tau))  # above it, r - mean would be rounded
+        self._store.add_codes(codes, ends, -means)
+        return means
+
+    def _choose(self, codes: NDArray[np.int32]) -> tuple[Format, Plan]:
+        """Return the format that was asked for, or the one that takes the fewest bytes."""
+        wanted = FORMATS.values() if self._format == "auto" else [FORMATS[self._format]]
+        plans = [(form, form.plan(codes, self._n)) for form in wanted]
+        return min(plans, key=lambda pair: pair[1].payload_bytes)
+
+    def _densities(self, groups: Groups, dense: bool) -> list[float]:  # noqa: FBT001
+        if dense:
+            return [DENSE_DENSITY] * self._ends.size
+        sizes = (stop - start for start, stop in self._thresholds.spans)
+        return [count / size if size else 0.0 for count, size in zip(groups.counts.tolist(), sizes, strict=True)]
+
+    def _post_process(self) -> None:
+        iteration = self._thresholds.states[0].iteration
+        for (start, stop), tau in zip(self._thresholds.spans, self._taus.tolist(), strict=True):
+            if tau:
+                part = self._store.residual[start:stop]
+                self._clipped_mass += self._post_processor.process(part, iteration, tau, self._num_threads)
+
+    # ---- what is looked at -------------------------------------------------------------------------------------
+
+    def _look(self, update: Update) -> list[Magnitudes]:
+        return [magnitudes(lambda where: self._finite_totals(update, where), *span) for span in self._thresholds.spans]
+
+    def _report(self, groups: Groups, seen: list[Magnitudes], form: str, message_bytes: int, stamp: Stamp) -> None:
+        assert self._observer is not None, "asked for only where there is one"
+        for group, ((start, stop), found) in enumerate(zip(self._thresholds.spans, seen, strict=True)):
+            self._observer(
+                EncodingRecord(
+                    rank=stamp.rank,
+                    step=stamp.step,
+                    group=group,
+                    elements=stop - start,
+                    codes=int(groups.counts[group]),
+                    threshold=float(self._taus[group]),
+                    magnitude=float(groups.magnitudes[group]),
+                    format=form,
+                    message_bytes=message_bytes,
+                    clipped_mass=self._clipped_mass,
+                    magnitudes=found,
                 )
-            return None
-        if not (math.isfinite(threshold) and threshold > 0):
-            raise ConfigurationError(
-                f"{type(self._algorithm).__name__} gave {threshold}: a threshold is above zero, finite"
             )
-        return max(float(threshold), MIN_TAU)  # a lower one would only take as long to come up again
 
-    def _is_zero(self, source: Source) -> bool:
-        """Tell whether residual and update are zero, as this process counts zero: it may flush denormal numbers."""
-        parts = (slice(begin, begin + _CHUNK) for begin in range(0, self._n, _CHUNK))
-        return not any(np.any(source.take(part) != 0) or np.any(self._residual[part] != 0) for part in parts)
+    # ---- what is refused ---------------------------------------------------------------------------------------
 
-    def _quantile(self, source: Source, density: float) -> float:
-        return magnitude_quantile(lambda where: self._residual[where] + source.take(where), self._n, density)
+    def _finite_totals(self, update: Update, where: Any) -> NDArray[np.float32]:
+        """Return elements of the sum, from which a threshold is to be drawn: no number can be drawn from NaN."""
+        part = self._store.totals(update, where)
+        if not np.isfinite(part).all():
+            for begin in range(0, self._n, _CHUNK):
+                finite = np.isfinite(self._store.totals(update, slice(begin, begin + _CHUNK)))
+                if not finite.all():
+                    self._refuse(update, begin + int(np.argmin(finite)))
+        return part
 
-    def _all_reach(self, source: Source, tau: float) -> bool:
-        """Tell whether every element would be coded: only then is a dense message no larger."""
-        begin, size = 0, 64  # nearly always the first few elements say no
-        while begin < self._n:
-            part = slice(begin, begin + size)
-            if not (np.abs(self._residual[part] + source.take(part)) >= np.float32(tau)).all():
-                return False
-            begin, size = begin + size, _CHUNK
-        return True
-
-    def _refuse_non_finite(self, source: Source) -> None:
-        """Raise if the update or its sum with the residual is not finite; return if it is only very large."""
-        for begin in range(0, self._n, _CHUNK):
-            part = slice(begin, begin + _CHUNK)
-            update = source.take(part)
-            with np.errstate(over="ignore", invalid="ignore"):
-                finite = np.isfinite(self._residual[part] + update)
-            if finite.all():
-                continue
-            i = begin + int(np.argmin(finite))
-            value, kept = update[i - begin], self._residual[i]
-            what = "the update" if not np.isfinite(value) else f"the update ({value}) plus the residual ({kept})"
-            total = value if not np.isfinite(value) else "no float32 number"
+    def _refuse(self, update: Update, i: int) -> None:
+        """Raise for an element that is not finite."""
+        one = slice(i, i + 1)
+        value, kept = self._store.updates(update, one)[0], self._store.kept(one)[0]
+        if not np.isfinite(kept):
             raise NonFiniteError(
-                f"{what} is {total} at {self._place(i)}; nothing was encoded, the residual is as it was"
+                f"the residual is {kept} at {self._place(i)}: something wrote that into it between encodes; load a "
+                "checkpoint, or set the residual to zero"
             )
+        what = "the update" if not np.isfinite(value) else f"the update ({value}) plus the residual ({kept})"
+        total = value if not np.isfinite(value) else "no float32 number"
+        raise NonFiniteError(f"{what} is {total} at {self._place(i)}; nothing was encoded, the residual is as it was")
 
     def _place(self, i: int) -> str:
         """Say where element `i` is, in words of the model where they are known."""
@@ -310,48 +373,3 @@ class Encoder:
             if start <= i < stop:
                 return f"element {i - start} of {name!r} (element {i} of {self._n})"
         return f"element {i} of {self._n}"
-
-
-def _check_options(n: int, form: str, device: str, num_threads: int | None) -> None:
-    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= _MAX_N:
-        raise ConfigurationError(f"n must be a whole number in 1..{_MAX_N}, not {n!r}: cut larger updates into parts")
-    if form not in ("auto", "sparse", "dense"):
-        raise ConfigurationError(f"format must be 'auto', 'sparse' or 'dense', not {form!r}")
-    if device != "cpu":
-        raise UnsupportedError(f"device {device!r} is not there yet: encode on device='cpu'")
-    if num_threads is not None and num_threads < 1:
-        raise ConfigurationError(f"num_threads must be at least 1, not {num_threads}")
-
-
-def _check_parts(algorithm: ThresholdAlgorithm | None, processor: ResidualPostProcessor | None, form: str) -> None:
-    if algorithm is None and form != "dense":
-        raise ConfigurationError(f"format={form!r} needs a threshold_algorithm, e.g. AdaptiveThresholdAlgorithm()")
-    for name, part, kind in (
-        ("threshold_algorithm", algorithm, ThresholdAlgorithm),
-        ("residual_post_processor", processor, ResidualPostProcessor),
-    ):
-        if part is not None and not isinstance(part, kind):
-            raise UnsupportedError(f"{name} must be a {kind.__name__}, not a {type(part).__name__}")
-
-
-def _checked_names(names: Sequence[tuple[str, int, int]] | None, n: int) -> list[tuple[str, int, int]]:
-    for name, start, stop in names or ():
-        if not 0 <= start <= stop <= n:
-            raise ConfigurationError(f"names: {name!r} spans {start}..{stop}, outside 0..{n}")
-    return list(names or ())
-
-
-def _check_state(state: ThresholdState, clipped_mass: Any, residual: NDArray[np.float32]) -> None:
-    ok = (
-        isinstance(state.iteration, int)
-        and state.iteration >= 0
-        and (state.threshold is None or (math.isfinite(state.threshold) and state.threshold > 0))
-        and (state.density is None or 0.0 <= state.density <= 1.0)
-        and isinstance(clipped_mass, float)
-        and clipped_mass >= 0.0
-        and bool(np.isfinite(residual).all())
-    )
-    if not ok:
-        raise ConfigurationError(
-            f"the state is damaged: {state}, clipped_mass {clipped_mass}, or a residual that is not finite"
-        )

@@ -1,19 +1,39 @@
-"""What a payload format is: how one step's codes or values become bytes, and how bytes are checked and added."""
+"""What a format of codes is: how a list of signed indices becomes bytes, and how bytes become that list again."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Format"]
+__all__ = ["Format", "Plan", "aligned"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What writing a list of codes will take: known before a byte is written.
+
+    Attributes
+    ----------
+    payload_bytes
+        The exact size.
+    parameter
+        What else a reader must know, 0 to 255; 0 where the format has no parameter.
+    """
+
+    payload_bytes: int
+    parameter: int = 0
 
 
 class Format(ABC):
-    """One way to write a payload. A format holds no state.
+    """One way to write codes. A format holds no state.
 
-    Laws: ``write`` fills exactly ``payload_bytes(n, count)`` bytes; ``check`` accepts what ``write`` wrote, and nothing
-    from which ``add`` would write outside `out` or add anything but finite numbers; ``add`` changes nothing but `out`.
+    A code is a signed one-based index, int32: ``+(i + 1)`` adds to element i, ``-(i + 1)`` subtracts; codes rise
+    strictly in magnitude.
+
+    Laws: ``write`` fills exactly the bytes of the plan; ``read`` gives back the codes; bytes that ``write`` would not
+    have written are refused, and nothing is read or written out of bounds, whatever the bytes are.
     """
 
     identity: int
@@ -22,24 +42,32 @@ class Format(ABC):
     name: str
     """What users call it: a value of the encoder's ``format``."""
 
-    coded: bool
-    """True: elements are sent as signs, worth ``+tau`` or ``-tau`` each; False: as numbers."""
+    @abstractmethod
+    def plan(self, codes: NDArray[np.int32], n: int) -> Plan:
+        """Return what writing ``codes`` (``[count] int32``, over `n` elements) will take."""
 
     @abstractmethod
-    def payload_bytes(self, n: int, count: int) -> int:
-        """Return the exact size of a payload of `count` elements out of `n`."""
+    def write(self, codes: NDArray[np.int32], n: int, plan: Plan, payload: NDArray[np.uint8]) -> None:
+        """Write the codes into a payload of the plan's size; they may lie in its memory already (sparse)."""
 
     @abstractmethod
-    def write(self, content: NDArray[Any], payload: NDArray[np.uint8]) -> None:
-        """Write codes (``[count] int32``, rising) or values (``[n] float32``) into a payload of the exact size.
+    def could_hold(self, plan: Plan, n: int, count: int) -> bool:
+        """Tell whether `count` codes over `n` elements can take such a plan: before memory is taken for them."""
 
-        The content may lie in the payload's own memory already.
+    @abstractmethod
+    def read(self, payload: NDArray[np.uint8], n: int, plan: Plan, codes: NDArray[np.int32]) -> int:
+        """Read a payload that `could_hold` as many codes as ``codes`` has room for, and fill them in.
+
+        Returns
+        -------
+        int
+            The number of good codes in front of the first fault; all of them if there is none.
         """
 
-    @abstractmethod
-    def check(self, payload: NDArray[np.uint8], n: int, count: int) -> str | None:
-        """Return what is wrong with a payload of the right size, or None. Reads the payload only."""
 
-    @abstractmethod
-    def add(self, payload: NDArray[np.uint8], tau: float, scale: float, out: NDArray[np.float32]) -> None:
-        """Add ``scale`` times the checked payload to `out`, ``[n] float32``."""
+def aligned(payload: NDArray[np.uint8], dtype: Any) -> NDArray[Any]:
+    """View a payload as numbers; a copy where it is read-only or lies askew, for which kernels are not compiled."""
+    numbers: NDArray[Any] = payload.view(np.dtype(dtype).newbyteorder("<"))
+    if not (numbers.flags.aligned and numbers.flags.writeable):
+        numbers = numbers.copy()
+    return numbers.astype(dtype, copy=False)

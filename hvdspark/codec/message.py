@@ -4,20 +4,23 @@
 offset  bytes  field          meaning
 ======  =====  =============  ==========================================================
 0       4      magic          ``HVDS``
-4       2      version        1
-6       1      format         1 sparse, 2 dense
-7       1      flags          0: none are defined
+4       2      version        2
+6       1      format         1 sparse, 2 dense, 3 Rice, 4 bitmap
+7       1      parameter      of the Rice codes; 0 elsewhere
 8       8      run_id         the run that the message belongs to
 16      8      step           the step of the sender
-24      8      n              elements of the update
-32      8      count          elements that the message carries
+24      4      n              elements of the update
+28      4      count          elements that the message carries
+32      4      groups         of elements, each with a threshold of its own; 1 or more
+36      4      threshold      float32, as the algorithm gave it; 0 while undecided
 40      8      payload_bytes  bytes behind the header
 48      4      rank           the sender
-52      4      tau            float32, a bfloat16 number; 0 where the message has no codes and no threshold
+52      4      magnitude      float32, a bfloat16 number: what a code stands for
 56      4      examples       rows behind this update, for a weighted mean
 60      4      crc32          of the 60 bytes before and the payload (zlib's polynomial)
 ======  =====  =============  ==========================================================
 
+With more than one group, threshold and magnitude are 0 here, and a table of the groups (groups.py) leads the payload.
 Everything is little-endian.
 """
 
@@ -29,25 +32,33 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hvdspark.codec.bitmap import BitmapFormat
 from hvdspark.codec.dense import DenseFormat
-from hvdspark.codec.format import Format
+from hvdspark.codec.format import Format, Plan
+from hvdspark.codec.groups import Groups
+from hvdspark.codec.rice import RiceFormat
 from hvdspark.codec.sparse import SparseFormat
-from hvdspark.codec.tau import MIN_TAU, is_tau
 from hvdspark.errors import ConfigurationError, MessageError
 
-__all__ = ["DENSE", "HEADER_BYTES", "SPARSE", "Expected", "Header", "Message", "Stamp", "check", "read_header", "seal"]
+__all__ = [
+    "DENSE", "FORMATS", "HEADER_BYTES", "Checked", "Expected", "Header", "Message", "Stamp", "check", "read_groups",
+    "read_header", "seal",
+]  # fmt: skip
 
 HEADER_BYTES = 64
-SPARSE = SparseFormat()
 DENSE = DenseFormat()
+FORMATS: dict[str, Format] = {made.name: made for made in (SparseFormat(), RiceFormat(), BitmapFormat())}
 
 Message: TypeAlias = "NDArray[np.uint8] | bytes | bytearray | memoryview"
 
-_LAYOUT = struct.Struct("<4sHBBQQQQQIfI")
+_LAYOUT = struct.Struct("<4sHBBQQIIIfQIfI")
 _CHECKSUM = struct.Struct("<I")
 _MAGIC = b"HVDS"
-_VERSION = 1
-_FORMATS: dict[int, Format] = {made.identity: made for made in (SPARSE, DENSE)}
+_VERSION = 2
+_KNOWN: dict[int, Format | DenseFormat] = {
+    **{made.identity: made for made in FORMATS.values()},
+    DENSE.identity: DENSE,
+}
 
 
 @dataclass(frozen=True)
@@ -102,16 +113,42 @@ class Header:
     """The header of a message, read; the fields are those of the module's table."""
 
     format: int
-    flags: int
+    parameter: int
     run_id: int
     step: int
     n: int
     count: int
+    groups: int
+    threshold: float
     payload_bytes: int
     rank: int
-    tau: float
+    magnitude: float
     examples: int
     crc32: int
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A message whose header, checksum and groups are good; its codes or values have not been looked at.
+
+    Attributes
+    ----------
+    header, groups
+        What the message says of itself.
+    form
+        How the body is written.
+    body
+        The payload behind the table of groups, a view of the message.
+    """
+
+    header: Header
+    groups: Groups
+    form: Format | DenseFormat
+    body: NDArray[np.uint8]
+
+    def error(self, problem: str) -> MessageError:
+        """Make the exception for what is wrong with it."""
+        return MessageError(f"{problem} (the header names rank {self.header.rank}, step {self.header.step})")
 
 
 def read_header(message: Message) -> Header:
@@ -127,19 +164,29 @@ def read_header(message: Message) -> Header:
     return _read(_bytes(message))
 
 
-def seal(message: NDArray[np.uint8], form: Format, n: int, count: int, tau: float, stamp: Stamp) -> None:
+def read_groups(message: Message) -> Groups:
+    """Read what a message that `decode_into` has accepted says of its groups."""
+    data = _bytes(message)
+    return _groups(_read(data), data[HEADER_BYTES:])
+
+
+def seal(
+    message: NDArray[np.uint8], form: Format | DenseFormat, parameter: int, n: int, groups: Groups, stamp: Stamp
+) -> None:
     """Write the header, checksum included, in front of a finished payload: ``message[64:]``."""
     payload = message[HEADER_BYTES:]
+    one = groups.counts.size == 1
     head = _LAYOUT.pack(
-        _MAGIC, _VERSION, form.identity, 0,
-        stamp.run_id, stamp.step, n, count, payload.size, stamp.rank, tau, stamp.examples,
+        _MAGIC, _VERSION, form.identity, parameter, stamp.run_id, stamp.step, n, int(groups.counts.sum()),
+        groups.counts.size, float(groups.thresholds[0]) if one else 0.0, payload.size, stamp.rank,
+        float(groups.magnitudes[0]) if one else 0.0, stamp.examples,
     )  # fmt: skip
     checksum = zlib.crc32(payload.data, zlib.crc32(head))
     message[:HEADER_BYTES] = np.frombuffer(head + _CHECKSUM.pack(checksum), dtype=np.uint8)
 
 
-def check(message: Message, n: int, expected: Expected | None = None) -> tuple[Header, Format, NDArray[np.uint8]]:
-    """Check everything about a message that can be checked, before anything of it is used.
+def check(message: Message, n: int, expected: Expected | None = None) -> Checked:
+    """Check everything about a message that can be checked before its codes are read.
 
     The order matters: sizes before contents, so that no number from the wire is trusted before the bytes are there.
 
@@ -152,11 +199,6 @@ def check(message: Message, n: int, expected: Expected | None = None) -> tuple[H
     expected
         What else must hold.
 
-    Returns
-    -------
-    (header, format, payload)
-        The payload is a view of the message.
-
     Raises
     ------
     MessageError
@@ -165,23 +207,31 @@ def check(message: Message, n: int, expected: Expected | None = None) -> tuple[H
     data = _bytes(message)
     header = _read(data)
     payload = data[HEADER_BYTES:]
-    form = _FORMATS.get(header.format)
-    if form is None or header.flags:
-        raise MessageError(
-            f"format {header.format} with flags {header.flags} is not known: do all ranks run one version?"
-        )
+    form = _KNOWN.get(header.format)
+    if form is None:
+        raise MessageError(f"format {header.format} is not known: do all ranks run one version?")
     if header.payload_bytes != payload.size:
         raise MessageError(f"the header announces {header.payload_bytes} bytes of payload, {payload.size} came")
     problem = (
         _check_counts(header, form, n, expected or Expected())
-        or _check_tau(header, form)
         or _check_origin(header, expected or Expected())
         or _check_sum(header, data)
-        or form.check(payload, header.n, header.count)
     )
+    if problem is None:
+        groups = _groups(header, payload)
+        checked = Checked(header, groups, form, payload[Groups.table_bytes(header.groups) :])
+        problem = groups.problem(header.count) if isinstance(form, Format) else _check_dense(checked, n)
     if problem:
         raise MessageError(f"{problem} (the header names rank {header.rank}, step {header.step})")
-    return header, form, payload
+    return checked
+
+
+def _groups(header: Header, payload: NDArray[np.uint8]) -> Groups:
+    if header.groups > 1:
+        return Groups.read(payload[: Groups.table_bytes(header.groups)], header.groups)
+    return Groups(
+        np.array([header.count]), np.array([header.threshold], np.float32), np.array([header.magnitude], np.float32)
+    )
 
 
 def _bytes(message: Message) -> NDArray[np.uint8]:
@@ -203,23 +253,28 @@ def _read(data: NDArray[np.uint8]) -> Header:
     return Header(*rest, *_CHECKSUM.unpack_from(data.data, _LAYOUT.size))
 
 
-def _check_counts(header: Header, form: Format, n: int, expected: Expected) -> str | None:
+def _check_counts(header: Header, form: Format | DenseFormat, n: int, expected: Expected) -> str | None:
     if header.n != n:
         return f"the message is for {header.n} elements, {n} are held here: do all ranks train the same model?"
-    limit = n if expected.max_count is None or not form.coded else min(n, expected.max_count)
+    coded = isinstance(form, Format)
+    limit = n if expected.max_count is None or not coded else min(n, expected.max_count)
     if header.count > limit:
         return f"the message carries {header.count} elements, at most {limit} are allowed"
-    size = form.payload_bytes(n, header.count)
-    if header.payload_bytes != size:
-        return f"{header.count} {form.name} elements of {n} take {size} bytes of payload, not {header.payload_bytes}"
-    return None
+    size = header.payload_bytes - Groups.table_bytes(header.groups)
+    if header.groups < 1 or size < 0 or (header.groups > 1 and (header.threshold or header.magnitude)):
+        return f"{header.groups} groups do not fit into {header.payload_bytes} bytes of payload"
+    if isinstance(form, Format):
+        fits = form.could_hold(Plan(size, header.parameter), n, header.count)
+    else:
+        fits = header.count == n and size == form.payload_bytes(n)
+    return None if fits else f"{header.count} {form.name} elements of {n} cannot take {size} bytes of payload"
 
 
-def _check_tau(header: Header, form: Format) -> str | None:
-    undecided = header.tau == 0 and not (form.coded and header.count)
-    if undecided or is_tau(header.tau):
-        return None
-    return f"the threshold {header.tau} is no finite bfloat16 number of at least {MIN_TAU}"
+def _check_dense(checked: Checked, n: int) -> str | None:
+    header = checked.header
+    if header.groups != 1 or header.parameter or header.threshold or header.magnitude:
+        return f"a dense message of {n} elements has no groups, thresholds or magnitudes"
+    return DENSE.check(checked.body)
 
 
 def _check_origin(header: Header, expected: Expected) -> str | None:

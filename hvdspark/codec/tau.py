@@ -8,10 +8,12 @@ import math
 
 import numpy as np
 
-__all__ = ["MIN_TAU", "is_tau", "round_tau"]
+__all__ = ["MAX_TAU", "MIN_TAU", "is_tau", "round_tau"]
 
 _LOW_BITS = np.uint32(0xFFFF)  # the half of a float32 that a bfloat16 number does not have
-_MAX_TAU = float(np.uint32(0x7F7F0000).view(np.float32))  # the largest finite bfloat16 number
+
+MAX_TAU = float(np.uint32(0x7F7F0000).view(np.float32))
+"""The largest finite bfloat16 number."""
 
 MIN_TAU = float((np.float32(1e-12).view(np.uint32) + _LOW_BITS & ~_LOW_BITS).view(np.float32))
 """The smallest threshold in use: 1e-12 rounded up. Far below it a threshold would be a denormal number."""
@@ -27,10 +29,10 @@ def round_tau(threshold: float) -> float:
     threshold
         Above zero and finite, in units of the update.
     """
-    rounded = (np.float32(min(threshold, _MAX_TAU)).view(np.uint32) & ~_LOW_BITS).view(np.float32)
+    rounded = (np.float32(min(threshold, MAX_TAU)).view(np.uint32) & ~_LOW_BITS).view(np.float32)
     return max(float(rounded), MIN_TAU)
 
 
 def is_tau(value: float) -> bool:
     """Tell whether `value` is a threshold that `round_tau` can give."""
-    return math.isfinite(value) and value >= MIN_TAU and value <= _MAX_TAU and round_tau(value) == value
+    return math.isfinite(value) and value >= MIN_TAU and value <= MAX_TAU and round_tau(value) == value

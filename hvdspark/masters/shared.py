@@ -31,7 +31,14 @@ class SharedTrainingMaster(TrainingMaster):
     combine : {"mean", "sum"}
         Mean over ranks, weighted by examples; or their sum, as Deeplearning4j does.
     exchange : {"codec", "dense"}
-        Threshold codes, or everything by allreduce; then the two options of the codec are refused.
+        Threshold codes, or everything by allreduce; then the options of the codec are refused.
+    magnitude : {"threshold", "mean"}
+        What a code stands for: the threshold, or the mean magnitude of what is sent.
+    threshold_scope : {"model", "group", "parameter"}
+        What has a threshold of its own: the whole model, each parameter group of the optimizer, or each parameter.
+    encoding_debug_mode : bool
+        Record density, threshold and percentiles of what is encoded, at every step and on every rank: as log lines of
+        the workers, and as events of kind ``encoding`` in the run directory.
     """
 
     threshold_algorithm: AnyThresholdAlgorithm = DEFAULT_THRESHOLD_ALGORITHM
@@ -39,6 +46,9 @@ class SharedTrainingMaster(TrainingMaster):
     encode: Literal["updates", "gradients"] = "updates"
     combine: Literal["mean", "sum"] = "mean"
     exchange: Literal["codec", "dense"] = "codec"
+    magnitude: Literal["threshold", "mean"] = "threshold"
+    threshold_scope: Literal["model", "group", "parameter"] = "model"
+    encoding_debug_mode: bool = False
 
     @model_validator(mode="after")
     def _check_sharing(self) -> Self:
@@ -53,4 +63,7 @@ class SharedTrainingMaster(TrainingMaster):
             encode=self.encode,
             combine=self.combine,
             exchange=self.exchange,
+            magnitude=self.magnitude,
+            threshold_scope=self.threshold_scope,
+            encoding_debug_mode=self.encoding_debug_mode,
         )

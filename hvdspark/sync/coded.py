@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hvdspark.codec import Encoder, Expected, Stamp, decode_into, read_header
+from hvdspark.codec import Encoder, EncodingRecord, Expected, Stamp, decode_into, read_header
 from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, RankLost, UnsupportedError
 from hvdspark.sync.base import Exchange, Vector
 from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
 
-__all__ = ["CodedExchange"]
+__all__ = ["CodedExchange", "encoding_log"]
 
 _KEYS = {"encoder", "sent", "density_sum"}
 _NOTICE = b"HVDSFAIL"  # in a message's place: the rank could make none, and says why
@@ -48,7 +49,8 @@ class CodedExchange(Exchange):
     @property
     def residual(self) -> Vector:  # type: ignore[override]  # the encoder owns it
         """What is kept back, `[n] float32`."""
-        return self._encoder.residual
+        residual: Vector = self._encoder.residual
+        return residual
 
     def add_total(self, vector: Vector, out: Vector, scale: float, *, part: Part) -> None:
         """Do ``out += scale * sum_r decoded_r``; what was not sent of `vector` stays in the residual."""
@@ -69,8 +71,9 @@ class CodedExchange(Exchange):
                 self._decode(messages, out, scale, part)
         except BaseException:
             if message.size:  # nobody has applied it: it goes back to where it came from
-                decode_into([message], self._encoder.residual)
+                self._encoder.put_back(message)
             raise
+        self._encoder.agree(messages)
         self._sent += 1
         self._density_sum += read_header(message).count / self._encoder.n
 
@@ -139,3 +142,17 @@ class CodedExchange(Exchange):
 def _notice(failure: Exception) -> NDArray[np.uint8]:
     text = f"{type(failure).__name__}: {failure}"[:1000]
     return np.frombuffer(_NOTICE + text.encode(), np.uint8)
+
+
+def encoding_log(debug_mode: bool | Callable[[EncodingRecord], None]) -> Callable[[EncodingRecord], None] | None:  # noqa: FBT001
+    """Return what the encoding debug mode does after each encode: a log line, then the user's function; None if off."""
+    if debug_mode is False:
+        return None
+    listener = None if debug_mode is True else debug_mode
+
+    def observe(record: EncodingRecord) -> None:
+        logging.getLogger("hvdspark.encoding").info("%s", record)
+        if listener is not None:
+            listener(record)
+
+    return observe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,12 @@ from torch import nn
 from hvdspark.collectives import Collective
 from hvdspark.errors import ModelError, UnsupportedError
 
-__all__ = ["FlatParameters", "mean_buffers_", "parameters_of"]
+__all__ = ["FlatParameters", "as_array", "mean_buffers_", "parameters_of"]
+
+
+def as_array(tensor: torch.Tensor) -> Any:
+    """Return what the codec works on: a NumPy array that shares a CPU tensor's memory, or the GPU tensor itself."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
@@ -139,6 +145,24 @@ class FlatParameters:
             (known.get(id(parameter), f"parameter {position}"), start, stop)
             for position, (parameter, (start, stop)) in enumerate(zip(self.parameters, self.spans, strict=True))
         ]
+
+    def group_ends(self, optimizer: torch.optim.Optimizer, scope: str) -> list[int] | None:
+        """Return where the elements end that have a threshold of their own.
+
+        Parameters
+        ----------
+        optimizer : torch.optim.Optimizer
+            Whose parameters these are.
+        scope : {"model", "group", "parameter"}
+            What has one: all elements (then None is returned), each parameter group, or each parameter.
+        """
+        if scope == "model":
+            return None
+        stops = {id(parameter): stop for parameter, (_, stop) in zip(self.parameters, self.spans, strict=True)}
+        if scope == "parameter":
+            return list(stops.values())
+        groups = ([stops.get(id(parameter), 0) for parameter in group["params"]] for group in optimizer.param_groups)
+        return sorted({max(ends) for ends in groups if any(ends)})
 
     def fingerprint(self) -> int:
         """Compute a 32-bit checksum of the weights' bits: equal on all ranks after every synchronisation."""

@@ -7,7 +7,7 @@ Strom, "Scalable Distributed DNN Training Using Commodity GPU Cloud Computing", 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hvdspark.codec import Encoder, ResidualPostProcessor, ThresholdAlgorithm
+from hvdspark.codec import Encoder, EncodingRecord, ResidualPostProcessor, ThresholdAlgorithm
 from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, RankMismatch, UnsupportedError
 from hvdspark.sync.base import Exchange, SyncReport
-from hvdspark.sync.coded import CodedExchange
+from hvdspark.sync.coded import CodedExchange, encoding_log
 from hvdspark.sync.dense import DenseExchange
-from hvdspark.sync.flat import FlatParameters, parameters_of
+from hvdspark.sync.flat import FlatParameters, as_array, parameters_of
 from hvdspark.sync.handshake import agree_on_run_id, broadcast_tensors_, compare_facts
 from hvdspark.sync.options import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, check_options
 from hvdspark.sync.part import Part
@@ -54,6 +54,13 @@ class SharedUpdates(WrappedOptimizer):
         How ranks' parts are joined: their mean, weighted by examples, or their sum, as Deeplearning4j does.
     exchange : {"codec", "dense"}
         Threshold codes, or everything by allreduce (the null codec).
+    magnitude : {"threshold", "mean"}
+        What a code stands for: the threshold, or the mean magnitude of what is sent.
+    threshold_scope : {"model", "group", "parameter"}
+        What has a threshold of its own: the whole model, each parameter group of the optimizer, or each parameter.
+    encoding_debug_mode : bool or callable
+        Log density, threshold and percentiles of what is encoded at every step (logger ``hvdspark.encoding``, level
+        INFO); a function is given each `EncodingRecord` as well. It costs a sort of the residual.
     named_parameters : iterable of (str, Parameter), optional
         Names for error messages: ``model.named_parameters()``.
     verify_every : int
@@ -79,6 +86,9 @@ class SharedUpdates(WrappedOptimizer):
         encode: Literal["updates", "gradients"] = "updates",
         combine: Literal["mean", "sum"] = "mean",
         exchange: Literal["codec", "dense"] = "codec",
+        magnitude: Literal["threshold", "mean"] = "threshold",
+        threshold_scope: Literal["model", "group", "parameter"] = "model",
+        encoding_debug_mode: bool | Callable[[EncodingRecord], None] = False,
         named_parameters: Iterable[tuple[str, nn.Parameter]] | None = None,
         verify_every: int = 100,
         num_threads: int | None = None,
@@ -90,6 +100,9 @@ class SharedUpdates(WrappedOptimizer):
             exchange=exchange,
             threshold_algorithm=algorithm,
             residual_post_processor=residual_post_processor,
+            magnitude=magnitude,
+            threshold_scope=threshold_scope,
+            encoding_debug_mode=encoding_debug_mode,
         )
         if not isinstance(verify_every, int) or verify_every < 0:
             raise ConfigurationError(f"verify_every: a whole number from 0 is needed, not {verify_every!r}")
@@ -105,10 +118,13 @@ class SharedUpdates(WrappedOptimizer):
         named = list(named_parameters or ())
         self._flat = FlatParameters(parameters_of(optimizer))
         frozen = _frozen(optimizer, named)
-        self._compare(frozen, exchange, algorithm, residual_post_processor)
+        coded = {"magnitude": magnitude, "threshold_scope": threshold_scope}
+        self._compare(frozen, exchange, algorithm, residual_post_processor, coded)
         run_id = agree_on_run_id(collective)
         broadcast_tensors_(collective, [self._flat.weights, *frozen])
-        self._agreed = torch.empty(self._flat.n, dtype=torch.float32)
+        # Codes are taken where the weights are; a dense exchange goes through the memory of the host.
+        place = self._flat.weights.device if exchange == "codec" else torch.device("cpu")
+        self._agreed = torch.empty(self._flat.n, dtype=torch.float32, device=place)
         self._gradient = torch.empty_like(self._flat.weights)
         self._exchange: Exchange = DenseExchange(collective, self._flat.n, self._phases)
         if exchange == "codec":
@@ -116,8 +132,12 @@ class SharedUpdates(WrappedOptimizer):
                 self._flat.n,
                 threshold_algorithm=algorithm,
                 residual_post_processor=residual_post_processor,
+                magnitude=magnitude,
+                group_ends=self._flat.group_ends(optimizer, threshold_scope),
+                device=str(place),
                 names=self._flat.names(named),
                 num_threads=num_threads,
+                observer=encoding_log(encoding_debug_mode),
             )
             self._exchange = CodedExchange(collective, encoder, run_id, self._phases)
         elif num_threads is not None:
@@ -129,6 +149,7 @@ class SharedUpdates(WrappedOptimizer):
         exchange: str,
         algorithm: ThresholdAlgorithm,
         processor: ResidualPostProcessor | None,
+        coded: Mapping[str, str],
     ) -> None:
         facts = {
             "hvdspark": importlib.metadata.version("hvdspark"),
@@ -141,6 +162,7 @@ class SharedUpdates(WrappedOptimizer):
             "verify_every": self._verify_every,
             "threshold_algorithm": repr(algorithm),
             "residual_post_processor": repr(processor),
+            **coded,
         }
         compare_facts(self._collective, facts)
 
@@ -250,7 +272,8 @@ class SharedUpdates(WrappedOptimizer):
         try:
             with self._phases.timed("update"):
                 self._optimizer.step()
-            self._exchange.subtract_difference(self._agreed.numpy(), self._host_weights(), self._scale, part=part)
+            local = self._flat.weights.detach().to(self._agreed.device)
+            self._exchange.subtract_difference(as_array(self._agreed), as_array(local), self._scale, part=part)
         finally:
             with self._phases.timed("apply"):  # what was agreed; after an error still what was before
                 self._flat.weights.copy_(self._agreed)
@@ -259,17 +282,14 @@ class SharedUpdates(WrappedOptimizer):
         with self._phases.timed("update"):
             self._flat.gather_gradients(self._gradient)
             joined = self._agreed.zero_()  # not before: the last step left the gradients as views of it
-        self._exchange.add_total(self._gradient.cpu().numpy(), joined.numpy(), self._scale, part=part)
+        gradient = self._gradient.to(joined.device)
+        self._exchange.add_total(as_array(gradient), as_array(joined), self._scale, part=part)
         with self._phases.timed("update"):
             self._flat.note_active(joined, active)
             self._flat.scatter_gradients(joined.to(self._gradient.device), active)
             self._optimizer.step()
 
     # ---- weights -----------------------------------------------------------------------------------------------
-
-    def _host_weights(self) -> NDArray[np.float32]:
-        """Return the weights as an array: the buffer itself on a CPU, a copy from a GPU."""
-        return self._flat.weights.detach().cpu().numpy()
 
     def fingerprint(self) -> int:
         """Compute a 32-bit checksum of this rank's weights."""

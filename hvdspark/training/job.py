@@ -20,6 +20,9 @@ class SharingOptions:
     encode: Literal["updates", "gradients"]
     combine: Literal["mean", "sum"]
     exchange: Literal["codec", "dense"]
+    magnitude: Literal["threshold", "mean"]
+    threshold_scope: Literal["model", "group", "parameter"]
+    encoding_debug_mode: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

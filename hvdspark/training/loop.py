@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from hvdspark.codec import EncodingRecord
 from hvdspark.collectives import Collective
 from hvdspark.data import Batch, Batches, EpochPlan, Manifest
 from hvdspark.errors import ConfigurationError, ModelError
@@ -72,9 +73,15 @@ class Trainer:
             encode=sharing.encode,
             combine=sharing.combine,
             exchange=sharing.exchange,
+            magnitude=sharing.magnitude,
+            threshold_scope=sharing.threshold_scope,
+            encoding_debug_mode=self._record_encoding if sharing.encoding_debug_mode else False,
             named_parameters=self._module.named_parameters(),
             num_threads=num_threads if sharing.exchange == "codec" else None,
         )
+
+    def _record_encoding(self, record: EncodingRecord) -> None:
+        self._events.write("encoding", **record.as_event())
 
     def _make_scheduler(self) -> torch.optim.lr_scheduler.LRScheduler | None:
         if self._network.lr_scheduler is None:

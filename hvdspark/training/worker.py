@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ def work(job: Job) -> RankReport:
     """
     with open_collective(job.transport) as world, EventLog(job.run_directory, world.rank) as events:
         _check_local_ranks(job, world)
-        with _own_share_of_threads(world) as num_threads:
+        with _own_share_of_threads(world) as num_threads, _encoding_lines(job.sharing.encoding_debug_mode):
             torch.manual_seed(job.seed + world.rank)
             trainer = Trainer(job, world, events, _device(job.device, world), num_threads)
             report = trainer.train()
@@ -81,6 +82,23 @@ def _own_share_of_threads(world: Collective) -> Iterator[int]:
         yield share
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _encoding_lines(wanted: bool) -> Iterator[None]:  # noqa: FBT001
+    """Write the log lines of the encoding debug mode to stderr, where nobody else has told logging what to do."""
+    logger = logging.getLogger("hvdspark.encoding")
+    if not wanted or logger.hasHandlers():
+        yield
+        return
+    handler, level = logging.StreamHandler(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _save_weights(job: Job) -> None:

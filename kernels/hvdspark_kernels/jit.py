@@ -1,4 +1,4 @@
-"""How every CPU kernel is compiled: the flags, each with its reason, in one place."""
+"""How every CPU kernel is compiled: the flags, each with its reason; and instructions that Python has no word for."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import numba
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["BLOCK", "jit", "trailing_zeros"]
+__all__ = ["BLOCK", "jit", "load_word", "prefetch", "trailing_zeros"]
 
 BLOCK = 64
 """Elements of one inner loop. A constant: with a trip count known only at run time LLVM leaves the loop scalar."""
@@ -34,3 +34,39 @@ def _trailing_zeros(_context: Any, mask: Any) -> Any:
 
 trailing_zeros: Any = intrinsic(_trailing_zeros)
 """The number of zero bits below the lowest set bit of a uint64, as int64; for compiled code; the mask is not zero."""
+
+
+def _load_word(_context: Any, array: Any, _place: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        from llvmlite import ir
+
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        return builder.load(address, align=1)
+
+    return types.uint64(array, types.int64), generate
+
+
+load_word: Any = intrinsic(_load_word)
+"""Eight bytes of a uint8 array from a place on, at any address, as uint64; for compiled code, which looks to bounds."""
+
+
+def _prefetch(_context: Any, array: Any, _place: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        from llvmlite import ir
+
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
+        hint = builder.module.globals.get("llvm.prefetch.p0i8") or ir.Function(
+            builder.module, kind, "llvm.prefetch.p0i8"
+        )
+        builder.call(hint, [address, number(1), number(3), number(1)])  # to be written, keep it near, data
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64), generate
+
+
+prefetch: Any = intrinsic(_prefetch)
+"""Ask for the cache line of ``array[place]`` ahead of its use; any place may be asked for; for compiled code."""

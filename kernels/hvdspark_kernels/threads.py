@@ -46,7 +46,7 @@ def default_num_threads() -> int:
     return min(_MAX_THREADS, len(os.sched_getaffinity(0)))
 
 
-def ranges(n: int, num_threads: int | None, unit: int) -> list[tuple[int, int]]:
+def ranges(n: int, num_threads: int | None, unit: int, least: int | None = None) -> list[tuple[int, int]]:
     """Cut ``0..n`` into at most `num_threads` ranges ``(begin, end)``, in order.
 
     Parameters
@@ -57,12 +57,14 @@ def ranges(n: int, num_threads: int | None, unit: int) -> list[tuple[int, int]]:
         The most ranges to make; None for `default_num_threads`. A small `n` is not cut.
     unit
         Every range but the last is a multiple of this many elements long.
+    least
+        Elements that are worth waking a thread for; None: so many that memory would keep a thread busy.
     """
     wanted = default_num_threads() if num_threads is None else num_threads
     if wanted < 1:
         raise ValueError(f"num_threads must be at least 1, not {wanted}")
     units = -(-n // unit)
-    parts = max(1, min(wanted, n // _MIN_RANGE, units))
+    parts = max(1, min(wanted, n // (_MIN_RANGE if least is None else least), units))
     cuts = [units * part // parts * unit for part in range(parts)]
     return list(zip(cuts, [*cuts[1:], n], strict=True))
 

@@ -1,4 +1,4 @@
-"""The compiled kernels equal the reference bit for bit, whatever the length, the values and the number of threads."""
+"""The compiled encode pass equals the reference bit for bit, whatever the length, values, groups and threads."""
 
 import math
 
@@ -31,41 +31,56 @@ def draw(rng, n, tau):
     return residual.astype(np.float32), update.astype(np.float32)
 
 
-def encoded(module, residual, arrays, tau, **options):
-    """Run one encode on a copy; return residual, codes and the first index that is not finite."""
+def draw_groups(rng, n, tau):
+    """Ends, thresholds and steps of up to four groups, some of them empty."""
+    groups = int(rng.integers(1, 5))
+    ends = np.sort(np.append(rng.integers(0, n + 1, groups - 1), n)).astype(np.int64)
+    taus = np.full(groups, tau, np.float32) * rng.choice(np.array([1, 2, 4], np.float32), groups)
+    return ends, taus, taus * rng.choice(np.array([0, 1], np.float32), groups)
+
+
+def one_group(n, tau):
+    taus = np.array([tau], np.float32)
+    return np.array([n]), taus, taus
+
+
+def encoded(module, residual, arrays, groups, **options):
+    """Run one encode on a copy; return residual, codes, counts and the first index that is not finite."""
     kept, codes = residual.copy(), np.full(residual.size, 77, np.int32)
+    counts = np.full(groups[0].size, 77)
     run = module.encode if len(arrays) == 1 else module.encode_difference
-    count, bad = run(kept, *arrays, tau, codes, **options)
-    return kept, codes[:count].copy(), bad
+    count, bad = run(kept, *arrays, *groups, codes, counts, **options)
+    return kept, codes[:count].copy(), counts, bad
 
 
-def agree(residual, arrays, tau, num_threads):
-    wanted, wanted_codes, wanted_bad = encoded(reference, residual, arrays, tau)
-    kept, codes, bad = encoded(cpu, residual, arrays, tau, num_threads=num_threads)
+def agree(residual, arrays, groups, num_threads):
+    wanted, wanted_codes, wanted_counts, wanted_bad = encoded(reference, residual, arrays, groups)
+    kept, codes, counts, bad = encoded(cpu, residual, arrays, groups, num_threads=num_threads)
+    assert (bad, wanted_bad) == (-1, -1)
     assert same_bits(kept, wanted)
     assert same_bits(codes, wanted_codes)
-    assert bad == wanted_bad
+    assert counts.tolist() == wanted_counts.tolist()
     return kept, codes
 
 
 def test_cpu_equals_reference_on_thousands_of_cases(small_ranges):
     rng = np.random.default_rng(1)
     for case in range(3000):
-        n = int(rng.integers(1, 20)) if case % 4 else int(rng.choice([63, 64, 65, 127, 128, 200, 257]))
+        n = int(rng.integers(1, 20)) if case % 4 else int(rng.choice([63, 64, 65, 127, 128, 200, 257, 1100]))
         tau = np.float32(rng.choice([1e-12, 1e-3, 0.1, 1.0, 1e20]))
         residual, update = draw(rng, n, tau)
         arrays = (update,) if case % 2 else (update, draw(rng, n, tau)[1])
-        agree(residual, arrays, tau, 1 + case % 3)
+        agree(residual, arrays, draw_groups(rng, n, tau), 1 + case % 3)
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
-@pytest.mark.parametrize("n", [64 * 3, 64 * 7 + 5, 1000])
+@pytest.mark.parametrize("n", [64 * 3, 64 * 7 + 5, 64 * 16, 64 * 25 + 63])
 def test_every_element_coded_and_none_coded(small_ranges, n, num_threads):
     ones = np.ones(n, np.float32)
-    kept, codes = agree(np.zeros(n, np.float32), (ones,), np.float32(0.5), num_threads)
+    kept, codes = agree(np.zeros(n, np.float32), (ones,), one_group(n, 0.5), num_threads)
     assert np.array_equal(codes, np.arange(1, n + 1))
     assert np.array_equal(kept, ones / 2)
-    kept, codes = agree(np.zeros(n, np.float32), (ones,), np.float32(2.0), num_threads)
+    kept, codes = agree(np.zeros(n, np.float32), (ones,), one_group(n, 2.0), num_threads)
     assert codes.size == 0
     assert np.array_equal(kept, ones)
 
@@ -81,88 +96,70 @@ def test_every_element_coded_and_none_coded(small_ranges, n, num_threads):
 def test_nothing_is_lost_and_no_sign_is_preferred(update, tau):
     update = np.array(update, np.float32)
     zero = np.zeros_like(update)
-    kept, codes = agree(zero, (update,), tau, 1)
+    groups = one_group(update.size, tau)
+    kept, codes = agree(zero, (update,), groups, 1)
     sent = np.zeros_like(update)
-    cpu.add_codes(codes, tau, sent)
+    cpu.add_codes(codes, np.array([codes.size]), groups[1], sent)
     wanted = update.astype(np.float64)
     exact = np.abs(wanted) <= 2 * tau
     total = sent.astype(np.float64) + kept
     assert np.array_equal(total[exact], wanted[exact])
     assert np.all(np.abs(total - wanted) <= np.spacing(np.abs(update)))
-    mirrored, opposite = agree(zero, (-update,), tau, 1)
+    mirrored, opposite = agree(zero, (-update,), groups, 1)
     assert np.array_equal(opposite, -codes)
     assert np.array_equal(mirrored, -kept)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_what_is_not_finite_is_never_coded(small_ranges, value, num_threads):
-    for n in (1, 64, 300):
+def test_what_is_not_finite_is_found_and_all_is_taken_back(small_ranges, value, num_threads):
+    rng = np.random.default_rng(5)
+    for n in (1, 64, 300, 2000):
         for bad in {0, n // 2, n - 1}:
-            residual = np.zeros(n, np.float32)
-            residual[bad] = value
-            update = np.full(n, 3.0, np.float32)
-            _, codes = agree(residual, (update,), np.float32(1.0), num_threads)
-            assert bad + 1 not in np.abs(codes)
-            assert encoded(cpu, residual, (update,), np.float32(1.0))[2] == bad
+            residual, update = draw(rng, n, np.float32(0.5))
+            update[np.abs(update) > 1e3] = 1.0  # beside a sum of 1e30 nothing of the residual would be left
+            update[bad] = value
+            for second in (None, rng.standard_normal(n).astype(np.float32)):
+                arrays = (update,) if second is None else (update, second)
+                kept, codes, _, found = encoded(
+                    cpu, residual, arrays, draw_groups(rng, n, 0.5), num_threads=num_threads
+                )
+                assert (found, codes.size) == (bad, 0)
+                assert kept[bad] == residual[bad]
+                most = np.abs(residual) + np.abs(np.where(np.isfinite(update), update, 0)) + 5
+                assert np.all(np.abs(kept - residual) <= 2 * np.spacing(most))
+                if num_threads == 1:
+                    assert same_bits(kept[bad:], residual[bad:]), "what comes later has not been touched"
 
 
-def test_the_search_finds_the_first_element_outside(small_ranges):
-    rng = np.random.default_rng(2)
-    for case in range(600):
-        n = int(rng.integers(1, 300))
-        values, other = (rng.standard_normal(n).astype(np.float32) for _ in range(2))
-        for place in rng.integers(0, n, case % 3):
-            values[place] = rng.choice([np.nan, np.inf, -np.inf, 1e30, 8.0])
-        limit = [8.0, 1e20, math.inf][case % 3]
-        threads = 1 + case % 3
-        assert cpu.first_outside(values, limit, threads) == reference.first_outside(values, limit)
-        assert cpu.first_outside_difference(other, values, limit, threads) == reference.first_outside_difference(
-            other, values, limit
-        )
-
-
-@pytest.mark.parametrize(
-    ("codes", "place"),
-    [
-        ([], -1),
-        ([1], -1),
-        ([-1, 2, -5], -1),
-        ([0], 0),
-        ([6], 0),
-        ([1, 1], 1),
-        ([1, -1], 1),
-        ([3, 2], 1),
-        ([-(2**31)], 0),
-    ],
-)
-def test_bad_codes_are_found(codes, place):
-    codes = np.array(codes, np.int32)
-    assert cpu.first_bad_code(codes, 5) == reference.first_bad_code(codes, 5) == place
-
-
-def test_codes_are_added_and_never_outside():
-    rng = np.random.default_rng(3)
-    for _ in range(200):
-        n = int(rng.integers(1, 100))
-        out = rng.standard_normal(n + 2).astype(np.float32)
-        twin = out.copy()
-        codes = rng.integers(-n - 5, n + 6, 40).astype(np.int32)
-        codes[0] = -(2**31)
-        cpu.add_codes(codes, 0.3, out[1:-1])
-        reference.add_codes(codes, 0.3, twin[1:-1])
-        assert same_bits(out, twin)
+def test_the_first_of_several_that_are_not_finite_is_named(small_ranges):
+    for num_threads in (1, 2, 3):
+        update = np.zeros(1000, np.float32)
+        update[[77, 500, 999]] = np.nan
+        groups = one_group(1000, 1.0)
+        assert encoded(cpu, np.zeros(1000, np.float32), (update,), groups, num_threads=num_threads)[3] == 77
 
 
 def test_unchecked_arrays_are_refused():
-    good, codes = np.zeros(8, np.float32), np.zeros(8, np.int32)
+    good, codes, counts = np.zeros(8, np.float32), np.zeros(8, np.int32), np.zeros(1, np.int64)
+    groups = one_group(8, 1.0)
     for update in (np.zeros(8), np.zeros(9, np.float32), np.zeros(16, np.float32)[::2], np.zeros((8, 1), np.float32)):
         with pytest.raises(ValueError, match="contiguous float32"):
-            cpu.encode(good, update, 1.0, codes)
+            cpu.encode(good, update, *groups, codes, counts)
         with pytest.raises(ValueError, match="contiguous float32"):
-            cpu.first_outside_difference(good, update, 1.0)
+            cpu.encode_difference(good, good.copy(), update, *groups, codes, counts)
     for tau in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="tau must be above zero"):
-            cpu.encode(good, good.copy(), tau, codes)
+            cpu.encode(good, good.copy(), groups[0], np.array([tau], np.float32), groups[2], codes, counts)
+        if tau:
+            with pytest.raises(ValueError, match="steps"):
+                cpu.encode(good, good.copy(), *groups[:2], np.array([tau], np.float32), codes, counts)
     with pytest.raises(ValueError, match="codes must hold 8"):
-        cpu.encode(good, good.copy(), 1.0, codes[:7])
+        cpu.encode(good, good.copy(), *groups, codes[:7], counts)
+    for ends in ([7], [9], [], [8, 8], [-1, 8], [8, 3, 8]):
+        wrong = np.array(ends, np.int64)
+        many = np.ones(wrong.size, np.float32)
+        if wrong.size == 2 and ends == [8, 8]:
+            many = many[:1]  # a group without a threshold
+        with pytest.raises(ValueError, match="group"):
+            cpu.encode(good, good.copy(), wrong, many, many, codes, np.zeros(wrong.size, np.int64))

@@ -1,8 +1,8 @@
-"""The kernels on CPU cores: one pass over memory, compiled by Numba, cut into ranges for threads.
+"""The encode pass on CPU cores: one pass over memory, compiled by Numba, cut into ranges for threads.
 
-Arrays are seen as rows of 64. A row is a vector addition with a count of what reaches the threshold, then, only in rows
-with such elements, a bit mask whose set bits are visited one by one. What is left of the last row is copied into a row
-filled up with zeros, which no threshold selects: one kernel then serves every length, and compiles in half the time.
+Arrays are seen as rows of 64 (row.py). A few rows make a tile, which stays in the nearest cache: first all its rows
+are added and leave masks, then the set bits of those masks are visited one by one. Interleaving the two row by row
+would stop the stream of vector instructions at every unpredictable branch.
 """
 
 from collections.abc import Callable
@@ -13,98 +13,118 @@ from numpy.typing import NDArray
 
 from hvdspark_kernels import threads
 from hvdspark_kernels.jit import BLOCK, jit, trailing_zeros
-from hvdspark_kernels.threshold import scalar
+from hvdspark_kernels.threshold import row, scalar
+from hvdspark_kernels.threshold.codes import add_codes, first_bad_code, sum_coded
 
-__all__ = ["add_codes", "encode", "encode_difference", "first_bad_code", "first_outside", "first_outside_difference"]
+__all__ = ["add_codes", "encode", "encode_difference", "first_bad_code", "sum_coded"]
+
+_TILE_ROWS = 8
+_INFINITY = np.float32(np.inf)
+_CHUNK = 1 << 15  # elements; 128 KiB of scratch stay in the cache
 
 _quantise = jit(scalar.quantise)
 _outside = jit(scalar.outside)
-_INFINITY = np.float32(np.inf)
 
 
 @jit
-def _one(first: Any, _second: Any) -> Any:
+def _one(first: Any, _second: Any, i: Any) -> Any:
     """Take the update from one array."""
-    return first
+    return first[i]
 
 
 @jit
-def _difference(first: Any, second: Any) -> Any:
+def _difference(first: Any, second: Any, i: Any) -> Any:
     """Take the update as the difference of two arrays."""
-    return first - second
+    return first[i] - second[i]
 
 
-def _encode_rows(load: Callable[..., Any]) -> Callable[..., tuple[int, int]]:
-    """Make the encode pass over rows whose first element has the index `base`; return count and first bad index."""
+@jit
+def _send(residual: Any, i: Any, tau: Any, step: Any, codes: Any, count: Any) -> Any:
+    """Code element `i`, which reaches the threshold."""
+    sign, residual[i] = _quantise(residual[i], tau, step)
+    codes[count] = sign * (i + 1)
+
+
+def _encode_span(add_row: Any, load: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the encode pass over elements ``start..stop`` of one group."""
 
     @jit
-    def encode_rows(residual: Any, first: Any, second: Any, tau: Any, codes: Any, base: Any) -> Any:
-        count = 0
-        bad = -1
-        for row in range(residual.shape[0]):
-            hits = np.int32(0)
-            for j in range(BLOCK):
-                total = residual[row, j] + load(first[row, j], second[row, j])
-                residual[row, j] = total
-                hits += np.int32(_outside(total, tau))
-            if hits:
-                mask = np.uint64(0)
-                for j in range(BLOCK):
-                    mask |= np.uint64(_outside(residual[row, j], tau)) << np.uint64(j)
+    def encode_span(
+        residual: Any, first: Any, second: Any, start: Any, stop: Any, tau: Any, step: Any, codes: Any, count: Any
+    ) -> Any:
+        """Return the number of codes so far, the first element that is not finite or -1, and the first not added."""
+        masks = np.empty(_TILE_ROWS, np.uint64)
+        places = np.empty(_TILE_ROWS, np.int64)
+        whole = start + (stop - start) // BLOCK * BLOCK
+        place = np.int64(start)
+        while place < whole:
+            rows = _TILE_ROWS if whole - place >= _TILE_ROWS * BLOCK else (whole - place) // BLOCK
+            hits = 0
+            for _ in range(rows):
+                mask, bad = add_row(residual, first, second, place, tau)
+                if bad:
+                    return count, place + trailing_zeros(bad), place
+                masks[hits] = mask
+                places[hits] = place
+                hits += mask != 0  # an empty row's place is taken by the next: no branch to mispredict
+                place += BLOCK
+            for hit in range(hits):
+                mask = masks[hit]
                 while mask:
-                    j = trailing_zeros(mask)
+                    _send(residual, places[hit] + trailing_zeros(mask), tau, step, codes, count)
                     mask &= mask - np.uint64(1)
-                    i = base + row * BLOCK + j
-                    if not _outside(residual[row, j], _INFINITY):
-                        sign, residual[row, j] = _quantise(residual[row, j], tau)
-                        codes[count] = sign * (i + 1)
-                        count += 1
-                    elif bad < 0:
-                        bad = i
-        return count, bad
+                    count += 1
+        for i in range(whole, stop):
+            total = residual[i] + load(first, second, i)
+            if _outside(total, _INFINITY):
+                return count, i, i
+            residual[i] = total
+            if _outside(total, tau):
+                _send(residual, i, tau, step, codes, count)
+                count += 1
+        return count, -1, stop
 
-    return encode_rows
+    return encode_span
 
 
-def _outside_rows(load: Callable[..., Any]) -> Callable[..., int]:
-    """Make the search for the first row that holds an update whose magnitude is not below a limit."""
+def _encode_range(span: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the pass over elements ``begin..end``, which may belong to several groups."""
 
     @jit
-    def outside_rows(first: Any, second: Any, limit: Any) -> Any:
-        for row in range(first.shape[0]):
-            hits = np.int32(0)
-            for j in range(BLOCK):
-                hits += np.int32(_outside(load(first[row, j], second[row, j]), limit))
-            if hits:
-                return row
-        return -1
+    def encode_range(
+        residual: Any, first: Any, second: Any, begin: Any, end: Any, ends: Any, taus: Any, steps: Any, codes: Any,
+        counts: Any,
+    ) -> Any:  # fmt: skip
+        count, start = 0, begin
+        for group in range(ends.size):
+            stop = min(ends[group], end)
+            if stop <= start:
+                continue
+            before = count
+            count, bad, reached = span(
+                residual, first, second, start, stop, taus[group], steps[group], codes, count
+            )  # fmt: skip
+            counts[group] = count - before
+            if bad >= 0:
+                return count, bad, reached
+            start = stop
+        return count, -1, start
 
-    return outside_rows
+    return encode_range
 
 
-_encode_one = _encode_rows(_one)
-_encode_difference = _encode_rows(_difference)
-_outside_one = _outside_rows(_one)
-_outside_difference = _outside_rows(_difference)
-
-
-def _rows(array: NDArray[Any], begin: int, end: int) -> NDArray[Any]:
-    """View ``begin..end``, a multiple of the block long, as rows."""
-    return array[begin:end].reshape(-1, BLOCK)
-
-
-def _last_row(array: NDArray[Any], begin: int) -> NDArray[Any]:
-    """Copy what is left from `begin` into a row, the rest zero."""
-    row = np.zeros((1, BLOCK), dtype=array.dtype)
-    row[0, : array.size - begin] = array[begin:]
-    return row
+_encode_one = _encode_range(_encode_span(row.add_update, _one))
+_encode_difference = _encode_range(_encode_span(row.add_difference, _difference))
 
 
 def encode(
     residual: NDArray[np.float32],
     update: NDArray[np.float32],
-    tau: float,
+    ends: NDArray[np.int64],
+    taus: NDArray[np.float32],
+    steps: NDArray[np.float32],
     codes: NDArray[np.int32],
+    counts: NDArray[np.int64],
     num_threads: int | None = None,
 ) -> tuple[int, int]:
     """Add an update to the residual, take out what reaches the threshold, and list it: one pass, 12 bytes an element.
@@ -117,63 +137,85 @@ def encode(
         ``[n] float32``, contiguous, changed in place: what was kept so far in, what is kept now out.
     update
         ``[n] float32``, read only.
-    tau
-        The threshold, above zero and a float32 number.
+    ends
+        ``[groups] int64``, rising to n: element i belongs to the first group with ``i < ends[group]``.
+    taus
+        ``[groups] float32``: the threshold of each group, above zero and finite.
+    steps
+        ``[groups] float32``: what a code takes off a magnitude; zero to leave elements as they are.
     codes
         ``[n] int32``, overwritten. The codes stand at its front in rising order of index; what lies behind them is
         scratch. Only the parts that are written become memory.
+    counts
+        ``[groups] int64``, overwritten by the number of codes of each group.
     num_threads
         The most threads to use; None for `hvdspark_kernels.threads.default_num_threads`. It does not change the result.
 
     Returns
     -------
     (count, bad)
-        The number of codes, and the first index where ``residual + update`` is not finite, or -1. Such an element is
-        left as it is and never coded.
+        The number of codes and -1. Or 0 and the first index where ``residual + update`` is not finite: then the
+        residual is as it was, to within a rounding or two of the sums (docs/adr/0005).
     """
-    return _encode(_encode_one, residual, update, update, tau, codes, num_threads)
+    return _encode(_encode_one, residual, update, update, ends, taus, steps, codes, counts, num_threads)
 
 
 def encode_difference(
     residual: NDArray[np.float32],
     before: NDArray[np.float32],
     after: NDArray[np.float32],
-    tau: float,
+    ends: NDArray[np.int64],
+    taus: NDArray[np.float32],
+    steps: NDArray[np.float32],
     codes: NDArray[np.int32],
+    counts: NDArray[np.int64],
     num_threads: int | None = None,
 ) -> tuple[int, int]:
     """Encode ``before - after`` (each ``[n] float32``, read only) as `encode` does, in the same single pass."""
-    return _encode(_encode_difference, residual, before, after, tau, codes, num_threads)
+    return _encode(_encode_difference, residual, before, after, ends, taus, steps, codes, counts, num_threads)
 
 
 def _encode(
-    kernel: Callable[..., tuple[int, int]],
+    kernel: Callable[..., tuple[int, int, int]],
     residual: NDArray[np.float32],
     first: NDArray[np.float32],
     second: NDArray[np.float32],
-    tau: float,
+    ends: NDArray[np.int64],
+    taus: NDArray[np.float32],
+    steps: NDArray[np.float32],
     codes: NDArray[np.int32],
+    counts: NDArray[np.int64],
     num_threads: int | None,
 ) -> tuple[int, int]:
-    _check(residual, first, second)
-    threshold = np.float32(tau)
-    if not 0 < threshold < _INFINITY or codes.size < residual.size:
-        raise ValueError(f"tau must be above zero and finite (got {tau}), codes must hold {residual.size} elements")
-    whole = residual.size // BLOCK * BLOCK
+    _check_arrays(residual, first, second)
+    _check_groups(residual.size, ends, taus, steps, codes, counts)
+    parts = threads.ranges(residual.size, num_threads, BLOCK)
+    found = np.zeros((len(parts), ends.size), np.int64)
 
-    def encode_part(begin: int, end: int) -> tuple[int, int]:
-        rows = (_rows(array, begin, end) for array in (residual, first, second))
-        return kernel(*rows, threshold, codes[begin:end], begin)
+    def encode_part(begin: int, end: int) -> tuple[int, int, int]:
+        part = found[[start for start, _ in parts].index(begin)]
+        return kernel(residual, first, second, begin, end, ends, taus, steps, codes[begin:end], part)
 
-    parts = threads.ranges(whole, num_threads, BLOCK)
     results = threads.run(encode_part, parts)
-    if whole < residual.size:
-        kept = _last_row(residual, whole)
-        last = kernel(kept, _last_row(first, whole), _last_row(second, whole), threshold, codes[whole:], whole)
-        residual[whole:] = kept[0, : residual.size - whole]
-        parts, results = [*parts, (whole, residual.size)], [*results, last]
-    count = _compact(codes, [begin for begin, _ in parts], [count for count, _ in results])
-    return count, next((bad for _, bad in results if bad >= 0), -1)
+    begins = [begin for begin, _ in parts]
+    count = _compact(codes, begins, [count for count, _, _ in results])
+    np.sum(found, axis=0, out=counts)
+    bad = next((bad for _, bad, _ in results if bad >= 0), -1)
+    if bad < 0:
+        return count, -1
+    add_codes(codes[:count], np.cumsum(counts), steps, residual)
+    for begin, (_, _, reached) in zip(begins, results, strict=True):
+        _take_back(residual, first, second, begin, reached)
+    return 0, bad
+
+
+def _take_back(
+    residual: NDArray[np.float32], first: NDArray[np.float32], second: NDArray[np.float32], begin: int, end: int
+) -> None:
+    """Subtract from ``begin..end`` the update that was added to it."""
+    for start in range(begin, end, _CHUNK):
+        part = slice(start, min(start + _CHUNK, end))
+        residual[part] -= first[part] if first is second else first[part] - second[part]
 
 
 def _compact(codes: NDArray[np.int32], begins: list[int], counts: list[int]) -> int:
@@ -188,7 +230,7 @@ def _compact(codes: NDArray[np.int32], begins: list[int], counts: list[int]) -> 
     return total
 
 
-def _check(*arrays: NDArray[np.float32]) -> None:
+def _check_arrays(*arrays: NDArray[np.float32]) -> None:
     """Refuse what the compiled loops would read or write beyond its end, or silently copy."""
     for array in arrays:
         if (
@@ -201,88 +243,22 @@ def _check(*arrays: NDArray[np.float32]) -> None:
             raise ValueError(f"contiguous float32 arrays [n] of one length are needed, these are {shapes}")
 
 
-def first_outside(values: NDArray[np.float32], limit: float, num_threads: int | None = None) -> int:
-    """Return the first index of ``values`` (``[n] float32``) where ``|value| < limit`` fails, or -1.
-
-    NaN fails under any limit, so a limit of infinity finds what is not finite.
-    """
-    return _search(_outside_one, values, values, limit, num_threads)
-
-
-def first_outside_difference(
-    before: NDArray[np.float32], after: NDArray[np.float32], limit: float, num_threads: int | None = None
-) -> int:
-    """Return the first index where ``|before - after| < limit`` fails (each ``[n] float32``), or -1."""
-    return _search(_outside_difference, before, after, limit, num_threads)
-
-
-def _search(
-    kernel: Callable[..., int],
-    first: NDArray[np.float32],
-    second: NDArray[np.float32],
-    limit: float,
-    num_threads: int | None,
-) -> int:
-    _check(first, second)
-    bound = np.float32(limit)
-    whole = first.size // BLOCK * BLOCK
-
-    def search_part(begin: int, end: int) -> int:
-        row = kernel(_rows(first, begin, end), _rows(second, begin, end), bound)
-        return -1 if row < 0 else begin + row * BLOCK
-
-    found = threads.run(search_part, threads.ranges(whole, num_threads, BLOCK))
-    if whole < first.size and kernel(_last_row(first, whole), _last_row(second, whole), bound) >= 0:
-        found.append(whole)
-    start = next((i for i in found if i >= 0), -1)
-    if start < 0:
-        return -1
-    row = (
-        first[start : start + BLOCK]
-        if first is second
-        else first[start : start + BLOCK] - second[start : start + BLOCK]
-    )
-    return start + int(np.argmax(~(np.abs(row) < bound)))
-
-
-@jit
-def _first_bad_code(codes: Any, n: Any) -> Any:
-    last = np.int64(0)
-    for place in range(codes.size):
-        index = abs(np.int64(codes[place]))  # widened first: the smallest int32 has no positive twin
-        if index <= last or index > n:
-            return place
-        last = index
-    return -1
-
-
-@jit
-def _add_codes(codes: Any, value: Any, out: Any) -> Any:
-    for place in range(codes.size):
-        code = np.int64(codes[place])
-        i = abs(code) - 1
-        if 0 <= i < out.size:  # the codes are checked before; a write outside `out` stays impossible all the same
-            out[i] += value if code > 0 else -value
-
-
-def first_bad_code(codes: NDArray[np.int32], n: int) -> int:
-    """Return the first place where ``codes`` (``[count] int32``) are no message over `n` elements, or -1.
-
-    Good codes rise strictly in magnitude, from 1 to `n`: no zero, no repetition, nothing out of order.
-    """
-    return int(_first_bad_code(codes, n))
-
-
-def add_codes(codes: NDArray[np.int32], value: float, out: NDArray[np.float32]) -> None:
-    """Add ``value * sign(code)`` to ``out[|code| - 1]`` for every code: what a decoder does.
-
-    Parameters
-    ----------
-    codes
-        ``[count] int32`` that `first_bad_code` found good.
-    value
-        What a positive code stands for, rounded to float32 once: the threshold times the scale of the message.
-    out
-        ``[n] float32``, changed in place.
-    """
-    _add_codes(codes, np.float32(value), out)
+def _check_groups(
+    n: int,
+    ends: NDArray[np.int64],
+    taus: NDArray[np.float32],
+    steps: NDArray[np.float32],
+    codes: NDArray[np.int32],
+    counts: NDArray[np.int64],
+) -> None:
+    kinds = [array.dtype for array in (ends, taus, steps, codes, counts)]
+    if kinds != [np.int64, np.float32, np.float32, np.int32, np.int64] or codes.size < n:
+        raise ValueError(f"ends, taus, steps, codes, counts have dtypes {kinds}; codes must hold {n} elements")
+    if not (ends.shape == taus.shape == steps.shape == counts.shape) or not ends.size or ends[-1] != n:
+        raise ValueError(f"the groups {ends.tolist()} do not end at {n}, or not all of them have tau, step and count")
+    if ends[0] < 0 or (ends[1:] < ends[:-1]).any():
+        raise ValueError(f"the ends of groups must rise, not {ends.tolist()}")
+    if not ((taus > 0) & (taus < _INFINITY)).all() or not ((steps >= 0) & (steps < _INFINITY)).all():
+        raise ValueError(
+            f"tau must be above zero and finite (got {taus.tolist()}), and steps {steps.tolist()} likewise"
+        )

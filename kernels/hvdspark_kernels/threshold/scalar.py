@@ -1,23 +1,23 @@
-"""The maths of one element, written once. `cpu.py` compiles it; `reference.py` runs it as it stands."""
+"""The maths of one element, written once. `cpu.py` and `cuda.py` compile it; `reference.py` runs it as it stands."""
 
 import numpy as np
 
 __all__ = ["outside", "quantise"]
 
 
-def quantise(total: np.float32, tau: np.float32) -> tuple[int, np.float32]:
+def quantise(total: np.float32, tau: np.float32, step: np.float32) -> tuple[int, np.float32]:
     """Split a finite `total` into what is sent and what is kept.
 
     Returns
     -------
     (sign, remainder)
-        ``total == sign * tau + remainder`` with sign -1, 0 or 1. A magnitude equal to `tau` is sent. The remainder is
-        rounded once, and exact wherever ``tau <= |total| <= 2 tau`` (Sterbenz).
+        A magnitude that reaches `tau` is sent: sign is 1 or -1, and `step` towards zero is taken off. Elsewhere sign is
+        0 and all is kept. The remainder is rounded once, and exact wherever ``step <= |total| <= 2 step`` (Sterbenz).
     """
     if total >= tau:
-        return 1, total - tau
+        return 1, total - step
     if total <= -tau:
-        return -1, total + tau
+        return -1, total + step
     return 0, total
 
 

@@ -11,32 +11,34 @@ from hvdspark.codec import Encoder, Expected, FixedThresholdAlgorithm, Stamp, de
 from hvdspark.errors import ConfigurationError, MessageError, NonFiniteError, UnsupportedError
 
 N = 100
-LAYOUT = "<4sHBBQQQQQIfI"
+LAYOUT = "<4sHBBQQIIIfQIfI"
 STAMP = Stamp(run_id=0xABCDEF, rank=3, step=11, examples=32)
 EXPECTED = Expected(run_id=0xABCDEF, rank=3, step=11)
-SPARSE, DENSE = 1, 2
+SPARSE, DENSE, RICE, BITMAP = 1, 2, 3, 4
+FORMATS = ["sparse", "dense", "rice", "bitmap"]
 
 
-def encoder(**options):
-    return Encoder(N, threshold_algorithm=FixedThresholdAlgorithm(0.5), **options)
+def encoder(form="sparse", **options):
+    algorithm = None if form == "dense" else FixedThresholdAlgorithm(0.5)
+    return Encoder(N, threshold_algorithm=algorithm, format=form, **options)
 
 
-def honest(form="sparse"):
+def honest(form="sparse", **options):
     update = np.random.default_rng(1).standard_normal(N).astype(np.float32)
-    return encoder(format=form).encode(update, STAMP).copy()
+    return encoder(form, **options).encode(update, STAMP).copy()
 
 
 def forged(payload=None, extra=b"", codes=(1, -7, 100), bits=None, **fields):
     """Pack a message from scratch, with a right checksum: what only the other checks can catch."""
     payload = np.array(codes, "<i4").tobytes() if payload is None else payload
     header = {
-        "magic": b"HVDS", "version": 1, "format": SPARSE, "flags": 0, "run_id": STAMP.run_id, "step": STAMP.step,
-        "n": N, "count": len(payload) // 4, "payload_bytes": len(payload),
-        "rank": STAMP.rank, "tau": 0.5, "examples": 32,
+        "magic": b"HVDS", "version": 2, "format": SPARSE, "parameter": 0, "run_id": STAMP.run_id, "step": STAMP.step,
+        "n": N, "count": len(payload) // 4, "groups": 1, "threshold": 0.625, "payload_bytes": len(payload),
+        "rank": STAMP.rank, "magnitude": 0.5, "examples": 32,
     }  # fmt: skip
     assert set(fields) <= set(header)
     head = struct.pack(LAYOUT, *(header | fields).values())
-    if bits is not None:  # the threshold as raw bits: a NaN with a payload, a denormal number
+    if bits is not None:  # the magnitude as raw bits: a NaN with a payload, a denormal number
         head = head[:52] + struct.pack("<I", bits) + head[56:]
     data = head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload + extra
     return np.frombuffer(data, np.uint8).copy()
@@ -46,7 +48,15 @@ def dense(**changes):
     values = np.ones(N, "<f4")
     for place, value in changes.items():
         values[int(place[1:])] = value
-    return {"payload": values.tobytes(), "format": DENSE}
+    return {"payload": values.tobytes(), "format": DENSE, "threshold": 0.0, "magnitude": 0.0}
+
+
+def grouped(counts=(1, 2), thresholds=(0.5, 1.0), magnitudes=(0.5, 1.0), codes=(1, -7, 100), padding=b"", **fields):
+    """Two groups with a threshold each."""
+    table = np.array(counts, "<u4").tobytes() + np.array([*thresholds, *magnitudes], "<f4").tobytes() + padding
+    payload = table + np.array(codes, "<i4").tobytes()
+    header = {"groups": len(counts), "count": len(codes), "threshold": 0.0, "magnitude": 0.0, "payload": payload}
+    return header | fields
 
 
 EVIL = {
@@ -62,8 +72,6 @@ EVIL = {
     "unsorted": {"codes": [9, 3]},
     "unsorted at the end": {"codes": [*range(1, 50), 48]},
     "count 2**32 - 1": {"count": 2**32 - 1},
-    "count 2**63": {"count": 2**63},
-    "count 2**62, times 4 wraps to 0": {"count": 2**62, "payload": b""},
     "count one more": {"count": 4},
     "count one less": {"count": 2},
     "count 0 with a payload": {"count": 0},
@@ -75,36 +83,64 @@ EVIL = {
     "one byte behind the end": {"extra": b"\0"},
     "padding behind the end": {"extra": bytes(64)},
     "a second message behind the end": {"extra": forged().tobytes()},
-    "threshold NaN": {"tau": float("nan")},
-    "threshold NaN with a payload": {"bits": 0x7FC0BEEF},
-    "threshold 0": {"tau": 0.0},
-    "threshold -0": {"tau": -0.0},
-    "threshold -1": {"tau": -1.0},
-    "threshold inf": {"tau": float("inf")},
-    "threshold -inf": {"tau": float("-inf")},
-    "threshold denormal": {"bits": 0x00010000},
-    "threshold below the floor": {"bits": 0x2B000000},
-    "threshold with more digits than bfloat16": {"bits": 0x3F000001},
+    "threshold NaN": {"threshold": float("nan")},
+    "threshold 0 with codes": {"threshold": 0.0},
+    "threshold -1": {"threshold": -1.0},
+    "threshold inf": {"threshold": float("inf")},
+    "magnitude NaN": {"magnitude": float("nan")},
+    "magnitude NaN with a payload": {"bits": 0x7FC0BEEF},
+    "magnitude 0": {"magnitude": 0.0},
+    "magnitude -0": {"magnitude": -0.0},
+    "magnitude -1": {"magnitude": -1.0},
+    "magnitude inf": {"magnitude": float("inf")},
+    "magnitude -inf": {"magnitude": float("-inf")},
+    "magnitude denormal": {"bits": 0x00010000},
+    "magnitude below the floor": {"bits": 0x2B000000},
+    "magnitude with more digits than bfloat16": {"bits": 0x3F000001},
+    "no groups": {"groups": 0},
+    "2**32 - 1 groups": {"groups": 2**32 - 1},
+    "two groups and no table": {"groups": 2},
+    "groups with other counts": grouped(counts=(1, 1)),
+    "groups whose counts wrap": grouped(counts=(4, 2**32 - 1)),
+    "groups with a magnitude NaN": grouped(magnitudes=(0.5, float("nan"))),
+    "groups with a magnitude 0": grouped(magnitudes=(0.5, 0.0)),
+    "groups with a threshold -1": grouped(thresholds=(0.5, -1.0)),
+    "groups and a magnitude in the header": grouped(magnitude=0.5),
+    "groups and a threshold in the header": grouped(threshold=0.5),
     "another run": {"run_id": 1},
     "another rank": {"rank": 2},
     "an earlier step (a replay)": {"step": 10},
     "a later step": {"step": 12},
     "n one more": {"n": N + 1},
     "n 0": {"n": 0},
-    "n 2**64 - 1": {"n": 2**64 - 1},
+    "n 2**32 - 1": {"n": 2**32 - 1},
     "another magic": {"magic": b"HVDT"},
     "version 0": {"version": 0},
-    "a later version": {"version": 2},
+    "version 1": {"version": 1},
+    "a later version": {"version": 3},
     "an unknown format": {"format": 200},
     "format 0": {"format": 0},
-    "a flag": {"flags": 1},
+    "a parameter where none is": {"parameter": 1},
+    "sparse codes called Rice": {"format": RICE},
+    "sparse codes called a bitmap": {"format": BITMAP},
+    "Rice with parameter 31": {"format": RICE, "parameter": 31, "payload": bytes(16), "count": 3},
+    "Rice with parameter 255": {"format": RICE, "parameter": 255, "payload": bytes(16), "count": 3},
+    "Rice with 2**30 codes in 16 bytes": {"format": RICE, "parameter": 3, "payload": bytes(16), "count": N},
+    "Rice of nothing but ones": {"format": RICE, "payload": b"\xff" * 16, "count": 3},
+    "Rice with no bytes": {"format": RICE, "payload": b"", "count": 1},
+    "bitmap of 255": {"format": BITMAP, "payload": b"\xff" * 20, "count": N},
+    "bitmap of zeros with a count": {"format": BITMAP, "payload": bytes(20), "count": 3},
+    "bitmap, one byte short": {"format": BITMAP, "payload": bytes(19), "count": 0},
     "sparse codes called dense": {"format": DENSE},
     "dense values called sparse": dense() | {"format": SPARSE},
     "dense with a NaN": dense(i7=float("nan")),
     "dense with inf": dense(i99=float("inf")),
     "dense with count 3": dense() | {"count": 3},
     "dense, one value short": {"format": DENSE, "payload": bytes(4 * N - 4), "count": N},
-    "dense with a threshold NaN": dense() | {"tau": float("nan")},
+    "dense with a threshold": dense() | {"threshold": 1.0},
+    "dense with a magnitude": dense() | {"magnitude": 1.0},
+    "dense with groups": dense() | {"groups": 2},
+    "dense with a parameter": dense() | {"parameter": 1},
 }
 
 
@@ -120,6 +156,8 @@ def test_the_forger_can_write_honest_messages():
     out = np.zeros(N, np.float32)
     decode_into([forged(), forged(**dense())], out, expected=EXPECTED)
     assert (out[0], out[6], out[99], out[1]) == (1.5, 0.5, 1.5, 1.0)
+    decode_into([forged(**grouped())], out, expected=EXPECTED)
+    assert (out[0], out[6], out[99], out[1]) == (2.0, -0.5, 2.5, 1.0)
 
 
 @pytest.mark.parametrize("evil", EVIL.values(), ids=EVIL)
@@ -171,47 +209,54 @@ def mutations(rng, message, number):
             yield changed
 
 
-@pytest.mark.parametrize("form", ["sparse", "dense"])
-def test_ten_thousand_mutations_are_refused(form):
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_million_mutations_are_refused(form):
+    """Half of them with a right checksum: what then passes is a well-formed message, and stays inside of `out`."""
     message = honest(form)
-    out = np.linspace(-1, 1, N, dtype=np.float32)
-    before = out.tobytes()
-    tried = 0
-    for changed in mutations(np.random.default_rng(2), message, 10_000):
-        tried += 1
-        with pytest.raises(MessageError):
-            decode_into([changed], out)
-    assert tried > 9_900
-    assert out.tobytes() == before
-
-
-def test_mutations_with_a_right_checksum_never_write_outside():
-    """A forger may change values and indices; what then passes is a well-formed message over n elements."""
     guarded = np.zeros(N + 200, np.float32)
     out = guarded[100:-100]
-    passed = 0
-    for changed in mutations(np.random.default_rng(3), honest(), 5_000):
-        if changed.size >= 64:
-            changed[60:64] = np.frombuffer(
-                struct.pack("<I", zlib.crc32(changed[64:], zlib.crc32(changed[:60]))), np.uint8
-            )
+    before = out.tobytes()
+    tried = passed = 0
+    for case, changed in enumerate(mutations(np.random.default_rng(2), message, 1_000_000)):
+        repaired = case % 2 and changed.size >= 64
+        if repaired:
+            right = zlib.crc32(changed[64:], zlib.crc32(changed[:60]))
+            changed[60:64] = np.frombuffer(struct.pack("<I", right), np.uint8)
+        tried += 1
         try:
             decode_into([changed], out)
-            passed += 1
         except MessageError:
+            assert out.tobytes() == before
             continue
+        passed += 1
+        assert repaired or changed.tobytes() == message.tobytes()
+        assert np.isfinite(out).all()
+        out.fill(0.0)
+    assert tried > 990_000
     assert passed > 100
     assert not guarded[:100].any()
     assert not guarded[-100:].any()
-    assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("options", [{}, {"magnitude": "mean", "group_ends": [30, 31, N]}], ids=["one", "groups"])
+def test_mutations_are_refused(form, options):
+    """A few thousand of the same, with groups too."""
+    message = honest(form, **({} if form == "dense" else options))
+    out = np.linspace(-1, 1, N, dtype=np.float32)
+    before = out.tobytes()
+    for changed in mutations(np.random.default_rng(3), message, 3_000):
+        with pytest.raises(MessageError):
+            decode_into([changed], out)
+    assert out.tobytes() == before
 
 
 def test_messages_are_added_in_the_order_of_the_list_with_their_scales():
     rng = np.random.default_rng(4)
     updates = [rng.standard_normal(N).astype(np.float32) for _ in range(3)]
-    messages = [
-        encoder(format=form).encode(u).copy() for form, u in zip(("sparse", "dense", "sparse"), updates, strict=True)
-    ]
+    messages = [encoder(form).encode(u).copy() for form, u in zip(("rice", "dense", "sparse"), updates, strict=True)]
     start = rng.standard_normal(N).astype(np.float32)
     scales = [0.3, -1.0, 1 / 3]
     wanted = start.copy()
@@ -227,17 +272,18 @@ def test_messages_are_added_in_the_order_of_the_list_with_their_scales():
     assert out.tobytes() == by_hand.tobytes()
 
 
-def test_messages_come_as_bytes_and_at_any_address():
-    message = honest()
+@pytest.mark.parametrize("form", FORMATS)
+def test_messages_come_as_bytes_and_at_any_address(form):
+    message = honest(form)
     wanted = np.zeros(N, np.float32)
     decode_into([message], wanted)
     packed = np.zeros(message.size + 8, np.uint8)
     for shift in range(5):
         packed[shift : shift + message.size] = message
         askew = packed[shift : shift + message.size]
-        for form in (askew, askew.tobytes(), bytearray(askew), memoryview(askew.tobytes())):
+        for given in (askew, askew.tobytes(), bytearray(askew), memoryview(askew.tobytes())):
             out = np.zeros(N, np.float32)
-            decode_into([form], out)
+            decode_into([given], out)
             assert out.tobytes() == wanted.tobytes()
     assert read_header(message.tobytes()) == read_header(message)
 

@@ -13,17 +13,19 @@ from hvdspark.codec import (
     NoOpResidualPostProcessor,
     ResidualClippingPostProcessor,
     Stamp,
+    TargetSparsityThresholdAlgorithm,
     decode_into,
     read_header,
 )
+from hvdspark.codec.message import read_groups
 from hvdspark.errors import ConfigurationError, UnsupportedError
 
 HALF = FixedThresholdAlgorithm(0.5)
-SPARSE, DENSE = 1, 2
+SPARSE, DENSE, RICE, BITMAP = 1, 2, 3, 4
 
 
 def test_a_message_by_hand():
-    encoder = Encoder(5, threshold_algorithm=HALF)
+    encoder = Encoder(5, threshold_algorithm=HALF, format="sparse")
     message = encoder.encode(np.array([0.5, -0.75, 0.25, 2.0, -0.25], np.float32))
     assert message[64:].view("<i4").tolist() == [1, -2, 4]
     assert message.size == 64 + 12
@@ -37,12 +39,12 @@ def test_a_message_by_hand():
 
 
 def test_the_header_bytes_are_what_the_table_says():
-    message = Encoder(3, threshold_algorithm=HALF).encode(
+    message = Encoder(3, threshold_algorithm=FixedThresholdAlgorithm(0.51), format="sparse").encode(
         np.array([0, 1, 0], np.float32), Stamp(run_id=1, rank=2, step=3, examples=4)
     )
     assert bytes(message[:60]) == (
-        b"HVDS" b"\x01\x00" b"\x01" b"\x00" b"\x01\0\0\0\0\0\0\0" b"\x03\0\0\0\0\0\0\0" b"\x03\0\0\0\0\0\0\0"
-        b"\x01\0\0\0\0\0\0\0" b"\x04\0\0\0\0\0\0\0" b"\x02\0\0\0" b"\0\0\x00\x3f" b"\x04\0\0\0"
+        b"HVDS" b"\x02\x00" b"\x01" b"\x00" b"\x01\0\0\0\0\0\0\0" b"\x03\0\0\0\0\0\0\0" b"\x03\0\0\0" b"\x01\0\0\0"
+        b"\x01\0\0\0" b"\x5c\x8f\x02\x3f" b"\x04\0\0\0\0\0\0\0" b"\x02\0\0\0" b"\0\0\x02\x3f" b"\x04\0\0\0"
     )  # fmt: skip
     assert message[64:].tolist() == [2, 0, 0, 0]
 
@@ -55,21 +57,94 @@ def test_nothing_is_known_before_the_first_message():
     assert (encoder.threshold, encoder.density) == (None, 0.0)
 
 
-def test_auto_sends_everything_densely_where_that_costs_no_more():
-    encoder = Encoder(200, threshold_algorithm=HALF)
-    update = np.full(200, 0.75, np.float32)
-    message = encoder.encode(update)
-    assert read_header(message).format == DENSE
-    assert encoder.density == 1 / 16
-    assert encoder.threshold == 0.5
-    assert not encoder.residual.any()
-    update[170] = 0.25
-    message = encoder.encode(update)
+@pytest.mark.parametrize(("share", "form"), [(1e-3, RICE), (0.01, RICE), (0.3, RICE), (0.9, BITMAP), (1.0, BITMAP)])
+def test_auto_takes_the_smallest_format(share, form):
+    n = 10_000
+    update = np.zeros(n, np.float32)
+    update[np.random.default_rng(1).choice(n, int(share * n), replace=False)] = 0.75
+    sizes = {}
+    for name in ("auto", "sparse", "rice", "bitmap"):
+        encoder = Encoder(n, threshold_algorithm=HALF, format=name)
+        message = encoder.encode(update)
+        sizes[name] = message.size
+        assert encoder.density == share
+        if name == "auto":
+            assert read_header(message).format == form
+    assert sizes.pop("auto") == min(sizes.values())
+
+
+def test_auto_lists_a_few_codes_as_they_are():
+    update = np.zeros(1000, np.float32)
+    update[7] = 1.0
+    message = Encoder(1000, threshold_algorithm=HALF).encode(update)
+    assert (message.size, read_header(message).format) == (68, SPARSE)
+
+
+def test_the_mean_magnitude_by_hand():
+    encoder = Encoder(5, threshold_algorithm=HALF, magnitude="mean", format="sparse")
+    message = encoder.encode(np.array([0.5, -0.75, 0.25, 0.75, -0.25], np.float32))
     header = read_header(message)
-    assert (header.format, header.count, header.payload_bytes) == (SPARSE, 199, 796)
-    assert encoder.density == 199 / 200
-    forced = Encoder(200, threshold_algorithm=HALF, format="sparse").encode(np.full(200, 0.75, np.float32))
-    assert (read_header(forced).format, read_header(forced).count) == (SPARSE, 200)
+    mean = 0.6640625  # 2 / 3, rounded down to eight significant bits
+    assert (header.magnitude, header.threshold, encoder.threshold) == (mean, 0.5, 0.5)
+    assert encoder.residual.tolist() == [0.5 - mean, mean - 0.75, 0.25, 0.75 - mean, -0.25]
+    message = encoder.encode(np.array([9.0, 0, 0, 0, 0], np.float32))
+    assert read_header(message).magnitude == 1.0, "never above twice the threshold"
+
+
+def test_a_threshold_for_each_group():
+    encoder = Encoder(
+        6, threshold_algorithm=TargetSparsityThresholdAlgorithm(sparsity_target=0.05), group_ends=[2, 2, 6]
+    )
+    update = np.array([1.0, 0.5, 1e-3, -8e-3, 4e-3, 0.0], np.float32)
+    message = encoder.encode(update)
+    assert encoder.thresholds == (1.0, None, pytest.approx(8e-3, rel=1e-2))
+    groups = read_groups(message)
+    assert groups.counts.tolist() == [1, 0, 1]
+    out = np.zeros(6, np.float32)
+    decode_into([message], out)
+    assert out.tolist() == [1.0, 0, 0, -encoder.thresholds[2], 0, 0]
+    assert (out + encoder.residual).tolist() == update.tolist()
+
+
+def test_agreement_takes_the_means_of_all_ranks():
+    encoders = [Encoder(100, threshold_algorithm=AdaptiveThresholdAlgorithm("auto", 0.01, 0.03)) for _ in range(3)]
+    updates = [np.zeros(100, np.float32) for _ in range(3)]
+    updates[0][:2], updates[1][:4] = 1.0, 3.0  # the third rank has nothing to say
+    messages = [encoder.encode(update).copy() for encoder, update in zip(encoders, updates, strict=True)]
+    assert [encoder.thresholds for encoder in encoders] == [(1.0,), (3.0,), (None,)]
+    for encoder in encoders:
+        encoder.agree(messages)
+        assert encoder.density == pytest.approx(0.02)
+        encoder.encode(updates[2])
+        assert encoder.thresholds == (2.0,)
+    other = Encoder(100, threshold_algorithm=HALF, group_ends=[50, 100]).encode(updates[0])
+    with pytest.raises(ConfigurationError, match="1 groups, the messages have"):
+        encoders[0].agree([other])
+
+
+def test_the_observer_sees_every_group():
+    seen = []
+    encoder = Encoder(
+        1000,
+        threshold_algorithm=HALF,
+        residual_post_processor=ResidualClippingPostProcessor(1.0, 1),
+        group_ends=[100, 1000],
+        observer=seen.append,
+    )
+    update = np.linspace(0, 1, 1000, dtype=np.float32)
+    encoder.residual[:] = update
+    for step in range(2):
+        message = encoder.encode(np.zeros(1000, np.float32), Stamp(rank=3, step=step))
+    first, second, third, fourth = seen
+    assert (first.rank, first.step, first.group, first.elements, first.codes) == (3, 0, 0, 100, 0)
+    assert (second.codes, second.density) == (500, 500 / 900)
+    assert second.magnitudes.largest == 1.0
+    assert second.magnitudes.percentiles[50.0] == pytest.approx(np.median(update[100:]))
+    assert fourth.message_bytes == message.size
+    assert fourth.clipped_mass == encoder.clipped_mass
+    event = fourth.as_event()
+    assert (event["step"], event["p99.9"]) == (1, fourth.magnitudes.percentiles[99.9])
+    assert "p99.9" in str(third)
 
 
 def test_dense_sends_residual_and_update_exactly():
@@ -82,13 +157,13 @@ def test_dense_sends_residual_and_update_exactly():
     assert not encoder.residual.any()
     assert (encoder.threshold, encoder.density) == (None, 1 / 16)
     header = read_header(message)
-    assert (header.format, header.count, header.tau) == (DENSE, 3, 0.0)
+    assert (header.format, header.count, header.magnitude) == (DENSE, 3, 0.0)
 
 
 def test_a_change_of_format_loses_nothing():
     n = 300
     rng = np.random.default_rng(1)
-    formats = ["sparse", "auto", "dense", "sparse", "dense", "auto"]
+    formats = ["sparse", "auto", "dense", "rice", "bitmap", "dense", "auto"]
     encoder = Encoder(n, threshold_algorithm=HALF, format="sparse")
     given, out = np.zeros(n), np.zeros(n, np.float32)
     for step in range(60):
@@ -96,7 +171,7 @@ def test_a_change_of_format_loses_nothing():
         given += update
         decode_into([encoder.encode(update)], out)
         assert np.array_equal(out + encoder.residual, given)
-        other = Encoder(n, threshold_algorithm=HALF, format=formats[step % 6])
+        other = Encoder(n, threshold_algorithm=HALF, format=formats[step % 7])
         other.load_state_dict(encoder.state_dict())
         encoder = other
 
@@ -132,20 +207,6 @@ def test_encode_allocates_nothing_large_after_its_first_call():
     assert peak < 500_000, f"{peak} bytes"
 
 
-def test_the_density_of_all_ranks_may_be_set():
-    encoder = Encoder(100, threshold_algorithm=AdaptiveThresholdAlgorithm(0.5))
-    update = np.zeros(100, np.float32)
-    update[0] = 1.0
-    encoder.encode(update)
-    assert encoder.density == 0.01
-    encoder.density = 0.5
-    encoder.encode(update)
-    assert 0.5 < encoder.threshold < 0.52
-    for wrong in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ConfigurationError, match="density"):
-            encoder.density = wrong
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -153,8 +214,15 @@ def test_the_density_of_all_ranks_may_be_set():
         ({"n": 2**31}, ConfigurationError, "cut larger updates"),
         ({"n": 1.5}, ConfigurationError, "n must be"),
         ({"n": True}, ConfigurationError, "n must be"),
-        ({"format": "zip"}, ConfigurationError, "'auto', 'sparse' or 'dense'"),
-        ({"device": "cuda"}, UnsupportedError, "'cuda' is not there yet"),
+        ({"format": "zip"}, ConfigurationError, "'auto', 'sparse', 'rice', 'bitmap', 'dense'"),
+        ({"magnitude": "median"}, ConfigurationError, "'threshold' or 'mean'"),
+        ({"format": "dense", "magnitude": "mean"}, ConfigurationError, "cannot act"),
+        ({"format": "dense", "group_ends": [10]}, ConfigurationError, "cannot act"),
+        ({"group_ends": [3, 9]}, ConfigurationError, "rise to n = 10"),
+        ({"group_ends": [5, 3, 10]}, ConfigurationError, "rise to n = 10"),
+        ({"group_ends": []}, ConfigurationError, "rise to n = 10"),
+        ({"device": "tpu"}, ConfigurationError, "'cpu', 'cuda'"),
+        ({"device": "cuda:x"}, ConfigurationError, "'cpu', 'cuda'"),
         ({"threshold_algorithm": None}, ConfigurationError, "needs a threshold_algorithm"),
         ({"threshold_algorithm": 1e-3}, UnsupportedError, "ThresholdAlgorithm, not a float"),
         ({"residual_post_processor": 5.0}, UnsupportedError, "ResidualPostProcessor, not a float"),
@@ -210,9 +278,10 @@ def test_a_stamp_that_no_header_can_hold_is_refused(field, value):
         ({"n": 9}, "of 9 elements"),
         ({"iteration": -1}, "damaged"),
         ({"iteration": 1.5}, "damaged"),
-        ({"threshold": 0.0}, "damaged"),
-        ({"threshold": float("nan")}, "damaged"),
-        ({"density": 1.5}, "damaged"),
+        ({"thresholds": [0.0]}, "damaged"),
+        ({"thresholds": [float("nan")]}, "damaged"),
+        ({"thresholds": [1.0, 1.0]}, "2 thresholds"),
+        ({"densities": [1.5]}, "damaged"),
         ({"clipped_mass": float("nan")}, "damaged"),
         ({"residual": np.full(10, np.nan, np.float32)}, "not finite"),
         ({"residual": np.zeros(9, np.float32)}, r"\[10\]"),

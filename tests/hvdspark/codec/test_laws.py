@@ -20,6 +20,16 @@ OPTIONS = {
     },
     "auto-target": {"threshold_algorithm": TargetSparsityThresholdAlgorithm()},
     "auto-tiny-threshold": {"threshold_algorithm": FixedThresholdAlgorithm(1e-12)},
+    "auto-mean": {"threshold_algorithm": TargetSparsityThresholdAlgorithm(), "magnitude": "mean"},
+    "rice-fixed": {"threshold_algorithm": FixedThresholdAlgorithm(1e-3), "format": "rice"},
+    "rice-adaptive-mean": {
+        "threshold_algorithm": AdaptiveThresholdAlgorithm(),
+        "residual_post_processor": ResidualClippingPostProcessor(2.0, 2),
+        "format": "rice",
+        "magnitude": "mean",
+    },
+    "bitmap-tiny-threshold": {"threshold_algorithm": FixedThresholdAlgorithm(1e-12), "format": "bitmap"},
+    "bitmap-mean": {"threshold_algorithm": AdaptiveThresholdAlgorithm(), "format": "bitmap", "magnitude": "mean"},
     "sparse-fixed": {"threshold_algorithm": FixedThresholdAlgorithm(1e-3), "format": "sparse"},
     "sparse-dl4j": {"threshold_algorithm": AdaptiveThresholdAlgorithm(1e-4), "format": "sparse"},
     "dense": {"format": "dense"},
@@ -32,8 +42,21 @@ def test_law(law, options):
     law(lambda n, **more: Encoder(n, **{**options, **more}))
 
 
+GROUPED = {name: options for name, options in OPTIONS.items() if options.get("format") != "dense"}
+
+
+@pytest.mark.parametrize("options", GROUPED.values(), ids=GROUPED)
+@pytest.mark.parametrize("law", codec.LAWS, ids=lambda law: law.__name__)
+def test_law_with_a_threshold_for_each_of_four_groups(law, options):
+    def make(n, **more):
+        ends = [n // 3, n // 3, n - n // 5, n]  # the second is empty
+        return Encoder(n, group_ends=ends, **{**options, **more})
+
+    law(make)
+
+
 def test_there_are_laws():
-    assert len(codec.LAWS) == 11
+    assert len(codec.LAWS) == 14
 
 
 def test_ten_thousand_steps_against_a_float64_shadow():

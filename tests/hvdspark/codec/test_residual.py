@@ -63,9 +63,9 @@ def test_a_users_own_processor_is_called_with_what_it_needs():
         num_threads=2,
     )
     encoder.encode(np.array([1.0, 3.0], np.float32))
-    encoder.encode(np.array([4.0, 4.0], np.float32))  # both reach the threshold: sent densely, nothing is left to edit
-    assert calls == [(0, 4.0, 2)]
-    assert encoder.clipped_mass == 2.0
+    encoder.encode(np.array([4.0, 4.0], np.float32))
+    assert calls == [(0, 4.0, 2), (1, 4.0, 2)]
+    assert encoder.clipped_mass == 3.0
 
 
 @pytest.mark.parametrize(

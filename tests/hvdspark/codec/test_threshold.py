@@ -138,7 +138,7 @@ def test_the_threshold_is_a_bfloat16_number_not_above_the_one_asked_for():
     rng = np.random.default_rng(2)
     for asked in [1e-3, 0.3, 1.0, 3e38, *np.exp(rng.uniform(-27, 80, 200))]:
         encoder = Encoder(8, threshold_algorithm=FixedThresholdAlgorithm(float(asked)), format="sparse")
-        tau = read_header(encoder.encode(np.full(8, asked, np.float32))).tau
+        tau = read_header(encoder.encode(np.full(8, asked, np.float32))).magnitude
         assert encoder.threshold == tau
         assert np.float32(tau).view(np.uint32) & 0xFFFF == 0
         assert asked * (1 - 2**-7) <= tau <= asked or (asked < 1.01e-12 and tau == pytest.approx(1e-12, rel=1e-2))

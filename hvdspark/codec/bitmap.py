@@ -1,0 +1,42 @@
+"""The bitmap format: every element as -1, 0 or +1, five of them a byte. Its size does not depend on what is sent.
+
+Symmetric, unlike Deeplearning4j's bitmap, whose half step exists for negative elements only.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvdspark.codec.format import Format, Plan, aligned
+
+__all__ = ["BitmapFormat"]
+
+
+class BitmapFormat(Format):
+    """``[ceil(n / 5)] uint8``: five ternary digits a byte, 1.6 bits an element (`hvdspark_kernels.ternary.cpu`)."""
+
+    identity = 4
+    name = "bitmap"
+
+    def plan(self, codes: NDArray[np.int32], n: int) -> Plan:  # noqa: ARG002  # it is the same whatever the codes are
+        """Take a byte for five elements."""
+        from hvdspark_kernels.ternary import cpu
+
+        return Plan(cpu.size(n))
+
+    def write(self, codes: NDArray[np.int32], n: int, plan: Plan, payload: NDArray[np.uint8]) -> None:  # noqa: ARG002
+        """Write all elements."""
+        from hvdspark_kernels.ternary import cpu
+
+        cpu.write(codes, n, payload)
+
+    def could_hold(self, plan: Plan, n: int, count: int) -> bool:
+        """Compare with a byte for five elements."""
+        from hvdspark_kernels.ternary import cpu
+
+        return plan == Plan(cpu.size(n)) and count <= n
+
+    def read(self, payload: NDArray[np.uint8], n: int, plan: Plan, codes: NDArray[np.int32]) -> int:  # noqa: ARG002
+        """List the elements that are not zero; they must be as many as ``codes`` has room for."""
+        from hvdspark_kernels.ternary import cpu
+
+        return cpu.read(aligned(payload, np.uint8), n, codes)

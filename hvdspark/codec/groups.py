@@ -1,0 +1,67 @@
+"""What a message says of each group of elements: how many codes it has, what they stand for, and by which threshold."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvdspark.codec.tau import MIN_TAU, is_tau
+
+__all__ = ["Groups"]
+
+_ROW_BYTES = 12
+
+
+@dataclass(frozen=True)
+class Groups:
+    """One entry a group, in order of the elements. A message of one group has them in its header.
+
+    Attributes
+    ----------
+    counts
+        ``[groups] int64``: codes of each group; the first codes are those of the first group.
+    thresholds
+        ``[groups] float32``: what the threshold algorithm gave, not rounded; 0 while undecided.
+    magnitudes
+        ``[groups] float32``, bfloat16 numbers: what a code stands for; 0 where there are no codes.
+    """
+
+    counts: NDArray[np.int64]
+    thresholds: NDArray[np.float32]
+    magnitudes: NDArray[np.float32]
+
+    @staticmethod
+    def table_bytes(groups: int) -> int:
+        """Return the bytes in front of the codes: 12 a group, filled up to a multiple of 8; none for one group."""
+        return 0 if groups == 1 else -(-groups * _ROW_BYTES // 8) * 8
+
+    def write(self, table: NDArray[np.uint8]) -> None:
+        """Write the table: counts as uint32, then thresholds, then magnitudes, then zeros."""
+        size = 4 * self.counts.size
+        table[:size].view("<u4")[:] = self.counts
+        table[size : 2 * size].view("<f4")[:] = self.thresholds
+        table[2 * size : 3 * size].view("<f4")[:] = self.magnitudes
+        table[3 * size :] = 0
+
+    @classmethod
+    def read(cls, table: NDArray[np.uint8], groups: int) -> "Groups":
+        """Read a table of the right size; what it says is not checked."""
+        size = 4 * groups
+        return cls(
+            table[:size].view("<u4").astype(np.int64),
+            table[size : 2 * size].view("<f4").astype(np.float32),
+            table[2 * size : 3 * size].view("<f4").astype(np.float32),
+        )
+
+    def problem(self, count: int) -> str | None:
+        """Return what is wrong, or None."""
+        if int(self.counts.sum()) != count:
+            return f"the groups have {int(self.counts.sum())} codes, the message {count}"
+        for codes, threshold, magnitude in zip(
+            self.counts.tolist(), self.thresholds.tolist(), self.magnitudes.tolist(), strict=True
+        ):
+            if not (is_tau(magnitude) or (magnitude == 0 and not codes)):
+                return f"the magnitude {magnitude} of {codes} codes is no finite bfloat16 number of at least {MIN_TAU}"
+            if not (MIN_TAU <= threshold < np.inf or (threshold == 0 and not codes)):
+                return f"the threshold {threshold} of {codes} codes is no finite number of at least {MIN_TAU}"
+        return None

@@ -1,0 +1,131 @@
+"""The residual in the memory of the host, and the passes over it on CPU cores."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvdspark.codec.dense import DenseFormat
+from hvdspark.codec.store import AddCodes, AddDense, Store, Update
+from hvdspark.errors import ConfigurationError, UnsupportedError
+
+__all__ = ["HostStore", "check_array", "target"]
+
+_CHUNK = 1 << 15  # elements; 128 KiB of scratch stay in the cache
+
+
+def check_array(array: Any, name: str, n: int) -> None:
+    """Refuse anything but a contiguous ``[n] float32`` NumPy array.
+
+    Raises
+    ------
+    UnsupportedError
+        For another type, dtype or memory order.
+    ConfigurationError
+        For another shape.
+    """
+    if not isinstance(array, np.ndarray):
+        raise UnsupportedError(
+            f"{name} must be a NumPy array, not a {type(array).__name__} (a CPU tensor has .numpy())"
+        )
+    if array.dtype != np.float32:
+        raise UnsupportedError(f"{name} must be float32, not {array.dtype}: convert it with .astype(numpy.float32)")
+    if array.shape != (n,):
+        raise ConfigurationError(f"{name} must have the shape [{n}], not {list(array.shape)}: flatten it first")
+    if not array.flags.c_contiguous:
+        raise UnsupportedError(f"{name} must be contiguous: copy it with numpy.ascontiguousarray")
+
+
+def target(out: NDArray[np.float32], num_threads: int | None) -> tuple[AddCodes, AddDense, int]:
+    """Return how codes and dense values are added to a NumPy array, and its length."""
+    from hvdspark_kernels.threshold.codes import add_codes
+
+    check_array(out, "out", out.size)
+    if not out.flags.writeable:
+        raise UnsupportedError("out must be writable")
+    return (
+        lambda codes, ends, values: add_codes(codes, ends, values, out, num_threads),
+        lambda body, scale: DenseFormat().add(body, scale, out),
+        out.size,
+    )
+
+
+class HostStore(Store):
+    """The residual as a NumPy array."""
+
+    def __init__(self, n: int, num_threads: int | None) -> None:
+        self.residual: NDArray[np.float32] = np.zeros(n, np.float32)
+        self._num_threads = num_threads
+        # Room for every element. Only what is written becomes memory.
+        self._codes: NDArray[np.int32] = np.empty(n, np.int32)
+
+    def check(self, array: Any, name: str) -> None:
+        """Check type, dtype, shape, order, and that it is not the residual."""
+        check_array(array, name, self.residual.size)
+        if np.may_share_memory(array, self.residual):
+            raise ConfigurationError(f"{name} lies in the memory of the encoder's residual: give it a copy")
+
+    def encode(
+        self, update: Update, ends: NDArray[np.int64], taus: NDArray[np.float32], steps: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], int]:
+        """Run the fused kernel."""
+        from hvdspark_kernels.threshold import cpu
+
+        counts = np.empty(ends.size, np.int64)
+        groups = (ends, taus, steps, self._codes, counts, self._num_threads)
+        if update.second is None:
+            count, bad = cpu.encode(self.residual, update.first, *groups)
+        else:
+            count, bad = cpu.encode_difference(self.residual, update.first, update.second, *groups)
+        return self._codes[:count], counts, bad
+
+    def take_all(self, update: Update, values: NDArray[np.float32]) -> int:
+        """Add in chunks; only then overwrite the residual."""
+        for begin in range(0, values.size, _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            values[part] = self.totals(update, part)
+            finite = np.isfinite(values[part])
+            if not finite.all():
+                return begin + int(np.argmin(finite))
+        self.residual.fill(0.0)
+        return -1
+
+    def kept(self, where: Any) -> NDArray[np.float32]:
+        """Take."""
+        part: NDArray[np.float32] = self.residual[where]
+        return part
+
+    def updates(self, update: Update, where: Any) -> NDArray[np.float32]:
+        """Take or subtract."""
+        first: NDArray[np.float32] = update.first[where]
+        if update.second is None:
+            return first
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused by its place, not warned of
+            difference: NDArray[np.float32] = first - update.second[where]
+        return difference
+
+    def totals(self, update: Update, where: Any) -> NDArray[np.float32]:
+        """Take and add."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            total: NDArray[np.float32] = self.residual[where] + self.updates(update, where)
+        return total
+
+    def add_codes(self, codes: NDArray[np.int32], ends: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        """Run the kernel."""
+        from hvdspark_kernels.threshold.codes import add_codes
+
+        add_codes(codes, ends, values, self.residual, self._num_threads)
+
+    def sum_coded(self, codes: NDArray[np.int32]) -> float:
+        """Run the kernel."""
+        from hvdspark_kernels.threshold.codes import sum_coded
+
+        return sum_coded(codes, self.residual)
+
+    def copy(self) -> NDArray[np.float32]:
+        """Copy the array."""
+        return self.residual.copy()
+
+    def load(self, residual: NDArray[np.float32]) -> None:
+        """Copy into the array."""
+        self.residual[:] = residual

@@ -1,0 +1,153 @@
+"""What is done with codes on CPU cores: check them, add them up."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvdspark_kernels import threads
+from hvdspark_kernels.jit import jit, prefetch
+
+__all__ = ["add_codes", "first_bad_code", "sum_coded"]
+
+_AHEAD = 16  # codes; a cache line asked for that much earlier is nearer when its turn comes
+_CHUNK = 4096  # codes whose magnitudes are added up on their own: the sum is that of every device
+_REGION = 1 << 17  # elements that all messages are added to before the next ones: 512 KiB, half of a core's cache
+_CODES = 1 << 16  # codes that are worth waking a thread for
+_LINE = 16  # elements of a cache line
+_CROWDED = 64  # elements a code; where codes stand closer, reading the region in order costs less than one by one
+
+
+@jit
+def _first_bad_code(codes: Any, n: Any) -> Any:
+    last = np.int64(0)
+    for place in range(codes.size):
+        index = abs(np.int64(codes[place]))  # widened first: the smallest int32 has no positive twin
+        if index <= last or index > n:
+            return place
+        last = index
+    return -1
+
+
+@jit
+def _first_beyond(codes: Any, place: Any, end: Any, magnitude: Any) -> Any:
+    """Return the first place from `place` on whose code is larger than `magnitude`; codes rise up to `end`."""
+    step = 1
+    high = place
+    while high < end and abs(np.int64(codes[high])) <= magnitude:  # it is near: double the step until it is passed
+        place = high + 1
+        high += step
+        step *= 2
+    high = min(high, end)
+    while place < high:
+        middle = (place + high) // 2
+        if abs(np.int64(codes[middle])) <= magnitude:
+            place = middle + 1
+        else:
+            high = middle
+    return place
+
+
+@jit
+def _touch(out: Any, begin: Any, end: Any) -> Any:
+    """Read one element of each cache line, in order, which the hardware sees and runs ahead of."""
+    total = np.float32(0)
+    for i in range(begin, end, _LINE):
+        total += out[i]
+    return total
+
+
+@jit
+def _add_run(codes: Any, begin: Any, end: Any, last: Any, value: Any, out: Any, cold: Any) -> Any:
+    """Add the codes at ``begin..end`` of a run that ends at `last`."""
+    for place in range(begin, end):
+        if cold:
+            prefetch(out, abs(np.int64(codes[min(place + _AHEAD, last - 1)])))
+        code = np.int64(codes[place])
+        sign = code >> 63  # 0 or -1: a branch on it would be mispredicted half of the time
+        i = np.uint64(((code ^ sign) - sign) - 1)
+        if i < np.uint64(out.size):  # the codes are checked before; a write outside stays impossible all the same
+            out[i] += value * np.float32(sign | 1)
+
+
+@jit
+def _add_codes(codes: Any, ends: Any, values: Any, out: Any, begin: Any, end: Any) -> Any:
+    """Add the codes of elements ``begin..end``, a region after the other."""
+    places, stops = np.empty(ends.size, np.int64), np.empty(ends.size, np.int64)
+    first = 0
+    for run in range(ends.size):
+        places[run] = _first_beyond(codes, first, ends[run], begin)
+        first = ends[run]
+    touched = np.float32(0)
+    for start in range(begin, end, _REGION):
+        stop = min(start + _REGION, end)
+        total = 0
+        for run in range(ends.size):
+            stops[run] = _first_beyond(codes, places[run], ends[run], stop)
+            total += stops[run] - places[run]
+        crowded = total * _CROWDED > stop - start
+        if crowded:
+            touched += _touch(out, start, stop)
+        for run in range(ends.size):
+            _add_run(codes, places[run], stops[run], ends[run], values[run], out, not crowded)
+            places[run] = stops[run]
+    return touched  # so that the reading is not optimised away
+
+
+@jit
+def _sum_coded(codes: Any, residual: Any) -> Any:
+    total = 0.0
+    for start in range(0, codes.size, _CHUNK):
+        part = 0.0
+        for place in range(start, min(start + _CHUNK, codes.size)):
+            i = abs(np.int64(codes[place])) - 1
+            if 0 <= i < residual.size:
+                part += abs(np.float64(residual[i]))
+        total += part
+    return total
+
+
+def first_bad_code(codes: NDArray[np.int32], n: int) -> int:
+    """Return the first place where ``codes`` (``[count] int32``) are no message over `n` elements, or -1.
+
+    Good codes rise strictly in magnitude, from 1 to `n`: no zero, no repetition, nothing out of order.
+    """
+    return int(_first_bad_code(codes, n))
+
+
+def sum_coded(codes: NDArray[np.int32], residual: NDArray[np.float32]) -> float:
+    """Return the sum of the magnitudes of the coded elements, added up in float64, 4,096 codes at a time, in order."""
+    return float(_sum_coded(codes, residual))
+
+
+def add_codes(
+    codes: NDArray[np.int32],
+    ends: NDArray[np.int64],
+    values: NDArray[np.float32],
+    out: NDArray[np.float32],
+    num_threads: int | None = None,
+) -> None:
+    """Add ``value * sign(code)`` to ``out[|code| - 1]`` for every code: what a decoder does with all its messages.
+
+    Parameters
+    ----------
+    codes
+        ``[count] int32``: one or several runs one after the other, each of which `first_bad_code` found good.
+    ends
+        ``[runs] int64``, rising to count: where each run ends.
+    values
+        ``[runs] float32``: what a positive code of the run stands for.
+    out
+        ``[n] float32``, changed in place. Each element takes the runs in their order.
+    num_threads
+        The most threads to use; None for `hvdspark_kernels.threads.default_num_threads`. It does not change the result:
+        every thread has a range of `out` to itself.
+    """
+    kinds = [array.dtype for array in (codes, ends, values, out)]
+    if kinds != [np.int32, np.int64, np.float32, np.float32] or ends.shape != values.shape:
+        raise ValueError(f"codes, ends, values and out have dtypes {kinds}, {ends.size} ends, {values.size} values")
+    if ends.size and (ends[0] < 0 or ends[-1] != codes.size or (ends[1:] < ends[:-1]).any()):
+        raise ValueError(f"runs must end in rising order at {codes.size}, not at {ends.tolist()}")
+    wanted = threads.default_num_threads() if num_threads is None else num_threads
+    parts = threads.ranges(out.size, min(wanted, 1 + codes.size // _CODES), _REGION)
+    threads.run(lambda begin, end: _add_codes(codes, ends, values, out, begin, end), parts)

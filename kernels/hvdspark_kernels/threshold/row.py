@@ -1,0 +1,79 @@
+"""One row of the encode pass in a handful of vector instructions, which LLVM finds for whatever CPU it compiles for.
+
+A loop over 64 elements in Python would need a second one to collect what reaches the threshold: LLVM does not turn
+comparisons into the bits of a mask by itself.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from hvdspark_kernels.jit import BLOCK
+
+__all__ = ["add_difference", "add_update"]
+
+_BITS = ir.IntType(32)
+_FLOATS = ir.VectorType(ir.FloatType(), BLOCK)
+_INTEGERS = ir.VectorType(_BITS, BLOCK)
+_ABSOLUTE = 0x7FFFFFFF  # all but the sign
+_INFINITY = 0x7F800000  # NaN has larger bits still
+
+
+def _row_of(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
+    """Return the address of the row that begins at element `place` of a contiguous array."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [place]), _FLOATS.as_pointer())
+
+
+def _reaches(builder: Any, values: Any, limit: Any) -> Any:
+    """Return a mask of the elements whose magnitude's bits, as a number, are at least those of `limit`.
+
+    Bits of floats above zero are ordered as the floats are, and NaN is above all.
+    """
+    magnitudes = builder.and_(builder.bitcast(values, _INTEGERS), _constant(_ABSOLUTE))
+    return builder.bitcast(builder.icmp_unsigned(">=", magnitudes, limit), ir.IntType(BLOCK))
+
+
+def _constant(bits: int) -> Any:
+    return ir.Constant(_INTEGERS, [bits] * BLOCK)
+
+
+def _spread(builder: Any, number: Any) -> Any:
+    """Return a vector of the bits of a float32."""
+    undefined = ir.Constant(_INTEGERS, ir.Undefined)
+    one = builder.insert_element(undefined, builder.bitcast(number, _BITS), _BITS(0))
+    return builder.shuffle_vector(one, undefined, _constant(0))
+
+
+def _row_adder(*, takes_difference: bool) -> Callable[..., Any]:
+    def add_row(_context: Any, residual: Any, first: Any, second: Any, _place: Any, _tau: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            rows = [_row_of(context, builder, signature.args[k], arguments[k], arguments[3]) for k in range(3)]
+            kept, update = (builder.load(row, align=4) for row in rows[:2])
+            if takes_difference:
+                update = builder.fsub(update, builder.load(rows[2], align=4))
+            total = builder.fadd(kept, update)
+            reaching = _reaches(builder, total, _spread(builder, arguments[4]))
+            bad = _reaches(builder, total, _constant(_INFINITY))
+            with builder.if_then(builder.icmp_unsigned("==", bad, ir.IntType(BLOCK)(0)), likely=True):
+                builder.store(total, rows[0], align=4)
+            return context.make_tuple(builder, signature.return_type, [reaching, bad])
+
+        masks: Any = types.UniTuple(types.uint64, 2)  # type: ignore[no-untyped-call]
+        return masks(residual, first, second, types.int64, types.float32), generate
+
+    return add_row
+
+
+add_update: Any = intrinsic(_row_adder(takes_difference=False))
+"""Add ``first[place : place + 64]`` to the residual; for compiled code, which looks to the bounds.
+
+Returns two masks, uint64, bit j for element ``place + j``: whose magnitude reaches `tau`, and which is not finite. The
+residual is written only if all are finite. `second` is not read.
+"""
+
+add_difference: Any = intrinsic(_row_adder(takes_difference=True))
+"""Add ``first - second`` to the residual: see `add_update`."""
