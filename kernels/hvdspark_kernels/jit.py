@@ -1,28 +1,65 @@
 """How every CPU kernel is compiled: the flags, each with its reason; and instructions that Python has no word for."""
 
+import functools
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["BLOCK", "jit", "load_word", "prefetch", "trailing_zeros"]
+__all__ = ["BLOCK", "cache_directory", "jit", "load_word", "prefetch", "trailing_zeros"]
 
 BLOCK = 64
 """Elements of one inner loop. A constant: with a trip count known only at run time LLVM leaves the loop scalar."""
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile `function` for the CPU that runs it, at its first call."""
-    compiled: Callable[..., Any] = numba.njit(
-        nogil=True,  # ranges of one array run side by side on plain threads (threads.py)
-        parallel=False,  # Numba's thread layers: workqueue aborts when two threads enter it, omp dies in a fork
-        fastmath=False,  # a code must be the same on every machine: no reordered sums, no fused multiply-add
-        error_model="numpy",  # no test for a zero divisor inside the loops
-        cache=False,  # its index looks at the kernel's own file only: an edit of scalar.py would go unseen
-    )(function)
+    """Compile `function` for the CPU that runs it, at its first call, and keep the result for the next process."""
+    directory = cache_directory()
+    settings: Any = numba.config
+    before = settings.CACHE_DIR
+    try:
+        settings.CACHE_DIR = str(directory or "")  # read where a function is made, and by nothing else meanwhile
+        compiled: Callable[..., Any] = numba.njit(
+            nogil=True,  # ranges of one array run side by side on plain threads (threads.py)
+            parallel=False,  # Numba's thread layers: workqueue aborts when two threads enter it, omp dies in a fork
+            fastmath=False,  # a code must be the same on every machine: no reordered sums, no fused multiply-add
+            error_model="numpy",  # no test for a zero divisor inside the loops
+            cache=directory is not None,  # compiling all kernels takes seconds, loading them a tenth of one
+        )(function)
+    finally:
+        settings.CACHE_DIR = before
     return compiled
+
+
+@functools.cache
+def cache_directory() -> Path | None:
+    """Return where compiled kernels are kept: a folder of this user's, named for the sources; None if there is none.
+
+    Numba looks at the file of a kernel only, and would not see an edit of another one that it calls: hence a folder for
+    every state of all sources. It keys what is in it by its own version and by the CPU. ``HVDSPARK_KERNEL_CACHE`` names
+    another place than the user's cache directory; an empty value keeps nothing.
+    """
+    given = os.environ.get("HVDSPARK_KERNEL_CACHE")
+    if given == "":
+        return None
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        directory = (Path(given) if given else home / "hvdspark" / "kernels") / digest
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # What is loaded from it is run: only a folder that nobody else may write to will do.
+        status = directory.stat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o022 or not os.access(directory, os.W_OK):
+            return None
+    except (OSError, RuntimeError):  # the second: a user without a home
+        return None
+    return directory
 
 
 def _trailing_zeros(_context: Any, mask: Any) -> Any:

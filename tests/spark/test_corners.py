@@ -14,6 +14,7 @@ import torch
 from contracts.table import CLASSES, WIDTH, fit, make_master, make_network
 from hvdspark import Network, SparkMultiLayer
 from hvdspark.errors import ConfigurationError, DataError, ModelError, RankFailed
+from hvdspark.events import EventReader
 from hvdspark_launch import InlineLauncher
 
 pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
@@ -228,3 +229,18 @@ def test_a_module_of_two_outputs_is_told(spark, table):
     with pytest.raises(RankFailed, match="returned a tuple") as caught:
         fit(spark, table, Network(TwoOutputs(WIDTH, CLASSES), torch.nn.CrossEntropyLoss(), SGD))
     assert isinstance(caught.value.__cause__, ModelError)
+
+
+# ---- what the codec does, seen from outside ------------------------------------------------------------------------
+
+
+def test_the_encoding_debug_mode_leaves_events_of_every_rank_step_and_parameter(spark, table, tmp_path):
+    master = make_master(encoding_debug_mode=True, threshold_scope="parameter", magnitude="mean")
+    SparkMultiLayer(spark, make_network(), master).fit(table, run_directory=str(tmp_path))
+    events = [event for rank in (0, 1) for event in EventReader(str(tmp_path), rank).read()]
+    encodings = [event for event in events if event["kind"] == "encoding"]
+    steps = -(-400 // (2 * 16))
+    seen = sorted((event["rank"], event["step"], event["group"]) for event in encodings)
+    assert seen == [(rank, step, group) for rank in (0, 1) for step in range(steps) for group in range(4)]
+    assert any(event["magnitude"] > event["threshold"] for event in encodings)
+    assert {"density", "p50", "p99.99", "message_bytes", "clipped_mass"} <= set(encodings[0])

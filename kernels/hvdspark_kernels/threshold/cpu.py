@@ -5,7 +5,6 @@ are added and leave masks, then the set bits of those masks are visited one by o
 would stop the stream of vector instructions at every unpredictable branch.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 
 from hvdspark_kernels import threads
 from hvdspark_kernels.jit import BLOCK, jit, trailing_zeros
-from hvdspark_kernels.threshold import row, scalar
+from hvdspark_kernels.threshold import scalar
 from hvdspark_kernels.threshold.codes import add_codes, first_bad_code, sum_coded
+from hvdspark_kernels.threshold.row import add_row
 
 __all__ = ["add_codes", "encode", "encode_difference", "first_bad_code", "sum_coded"]
 
@@ -27,14 +27,10 @@ _outside = jit(scalar.outside)
 
 
 @jit
-def _one(first: Any, _second: Any, i: Any) -> Any:
-    """Take the update from one array."""
-    return first[i]
-
-
-@jit
-def _difference(first: Any, second: Any, i: Any) -> Any:
-    """Take the update as the difference of two arrays."""
+def _update(first: Any, second: Any, i: Any) -> Any:
+    """Take an element of the update, from one array or as the difference of two."""
+    if second is None:
+        return first[i]
     return first[i] - second[i]
 
 
@@ -45,76 +41,66 @@ def _send(residual: Any, i: Any, tau: Any, step: Any, codes: Any, count: Any) ->
     codes[count] = sign * (i + 1)
 
 
-def _encode_span(add_row: Any, load: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the encode pass over elements ``start..stop`` of one group."""
+@jit
+def _encode_span(
+    residual: Any, first: Any, second: Any, start: Any, stop: Any, tau: Any, step: Any, codes: Any, count: Any
+) -> Any:
+    """Encode elements ``start..stop`` of one group.
 
-    @jit
-    def encode_span(
-        residual: Any, first: Any, second: Any, start: Any, stop: Any, tau: Any, step: Any, codes: Any, count: Any
-    ) -> Any:
-        """Return the number of codes so far, the first element that is not finite or -1, and the first not added."""
-        masks = np.empty(_TILE_ROWS, np.uint64)
-        places = np.empty(_TILE_ROWS, np.int64)
-        whole = start + (stop - start) // BLOCK * BLOCK
-        place = np.int64(start)
-        while place < whole:
-            rows = _TILE_ROWS if whole - place >= _TILE_ROWS * BLOCK else (whole - place) // BLOCK
-            hits = 0
-            for _ in range(rows):
-                mask, bad = add_row(residual, first, second, place, tau)
-                if bad:
-                    return count, place + trailing_zeros(bad), place
-                masks[hits] = mask
-                places[hits] = place
-                hits += mask != 0  # an empty row's place is taken by the next: no branch to mispredict
-                place += BLOCK
-            for hit in range(hits):
-                mask = masks[hit]
-                while mask:
-                    _send(residual, places[hit] + trailing_zeros(mask), tau, step, codes, count)
-                    mask &= mask - np.uint64(1)
-                    count += 1
-        for i in range(whole, stop):
-            total = residual[i] + load(first, second, i)
-            if _outside(total, _INFINITY):
-                return count, i, i
-            residual[i] = total
-            if _outside(total, tau):
-                _send(residual, i, tau, step, codes, count)
+    Return the number of codes so far, the first element that is not finite or -1, and the first not added.
+    """
+    masks = np.empty(_TILE_ROWS, np.uint64)
+    places = np.empty(_TILE_ROWS, np.int64)
+    whole = start + (stop - start) // BLOCK * BLOCK
+    place = np.int64(start)
+    while place < whole:
+        rows = _TILE_ROWS if whole - place >= _TILE_ROWS * BLOCK else (whole - place) // BLOCK
+        hits = 0
+        for _ in range(rows):
+            mask, bad = add_row(residual, first, second, place, tau)
+            if bad:
+                return count, place + trailing_zeros(bad), place
+            masks[hits] = mask
+            places[hits] = place
+            hits += mask != 0  # an empty row's place is taken by the next: no branch to mispredict
+            place += BLOCK
+        for hit in range(hits):
+            mask = masks[hit]
+            while mask:
+                _send(residual, places[hit] + trailing_zeros(mask), tau, step, codes, count)
+                mask &= mask - np.uint64(1)
                 count += 1
-        return count, -1, stop
-
-    return encode_span
-
-
-def _encode_range(span: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the pass over elements ``begin..end``, which may belong to several groups."""
-
-    @jit
-    def encode_range(
-        residual: Any, first: Any, second: Any, begin: Any, end: Any, ends: Any, taus: Any, steps: Any, codes: Any,
-        counts: Any,
-    ) -> Any:  # fmt: skip
-        count, start = 0, begin
-        for group in range(ends.size):
-            stop = min(ends[group], end)
-            if stop <= start:
-                continue
-            before = count
-            count, bad, reached = span(
-                residual, first, second, start, stop, taus[group], steps[group], codes, count
-            )  # fmt: skip
-            counts[group] = count - before
-            if bad >= 0:
-                return count, bad, reached
-            start = stop
-        return count, -1, start
-
-    return encode_range
+    for i in range(whole, stop):
+        total = residual[i] + _update(first, second, i)
+        if _outside(total, _INFINITY):
+            return count, i, i
+        residual[i] = total
+        if _outside(total, tau):
+            _send(residual, i, tau, step, codes, count)
+            count += 1
+    return count, -1, stop
 
 
-_encode_one = _encode_range(_encode_span(row.add_update, _one))
-_encode_difference = _encode_range(_encode_span(row.add_difference, _difference))
+@jit
+def _encode_range(
+    residual: Any, first: Any, second: Any, begin: Any, end: Any, ends: Any, taus: Any, steps: Any, codes: Any,
+    counts: Any,
+) -> Any:  # fmt: skip
+    """Encode elements ``begin..end``, which may belong to several groups."""
+    count, start = 0, begin
+    for group in range(ends.size):
+        stop = min(ends[group], end)
+        if stop <= start:
+            continue
+        before = count
+        count, bad, reached = _encode_span(
+            residual, first, second, start, stop, taus[group], steps[group], codes, count
+        )  # fmt: skip
+        counts[group] = count - before
+        if bad >= 0:
+            return count, bad, reached
+        start = stop
+    return count, -1, start
 
 
 def encode(
@@ -157,7 +143,7 @@ def encode(
         The number of codes and -1. Or 0 and the first index where ``residual + update`` is not finite: then the
         residual is as it was, to within a rounding or two of the sums (docs/adr/0005).
     """
-    return _encode(_encode_one, residual, update, update, ends, taus, steps, codes, counts, num_threads)
+    return _encode(residual, update, None, ends, taus, steps, codes, counts, num_threads)
 
 
 def encode_difference(
@@ -172,14 +158,13 @@ def encode_difference(
     num_threads: int | None = None,
 ) -> tuple[int, int]:
     """Encode ``before - after`` (each ``[n] float32``, read only) as `encode` does, in the same single pass."""
-    return _encode(_encode_difference, residual, before, after, ends, taus, steps, codes, counts, num_threads)
+    return _encode(residual, before, after, ends, taus, steps, codes, counts, num_threads)
 
 
 def _encode(
-    kernel: Callable[..., tuple[int, int, int]],
     residual: NDArray[np.float32],
     first: NDArray[np.float32],
-    second: NDArray[np.float32],
+    second: NDArray[np.float32] | None,
     ends: NDArray[np.int64],
     taus: NDArray[np.float32],
     steps: NDArray[np.float32],
@@ -187,19 +172,22 @@ def _encode(
     counts: NDArray[np.int64],
     num_threads: int | None,
 ) -> tuple[int, int]:
-    _check_arrays(residual, first, second)
+    _check_arrays(residual, first, *(() if second is None else (second,)))
     _check_groups(residual.size, ends, taus, steps, codes, counts)
     parts = threads.ranges(residual.size, num_threads, BLOCK)
-    found = np.zeros((len(parts), ends.size), np.int64)
+    begins = [begin for begin, _ in parts]
+    found = dict(zip(begins, np.zeros((len(parts), ends.size), np.int64), strict=True))
 
     def encode_part(begin: int, end: int) -> tuple[int, int, int]:
-        part = found[[start for start, _ in parts].index(begin)]
-        return kernel(residual, first, second, begin, end, ends, taus, steps, codes[begin:end], part)
+        arrays = (residual, first, second)
+        result: tuple[int, int, int] = _encode_range(
+            *arrays, begin, end, ends, taus, steps, codes[begin:end], found[begin]
+        )
+        return result
 
     results = threads.run(encode_part, parts)
-    begins = [begin for begin, _ in parts]
     count = _compact(codes, begins, [count for count, _, _ in results])
-    np.sum(found, axis=0, out=counts)
+    np.sum(list(found.values()), axis=0, out=counts)
     bad = next((bad for _, bad, _ in results if bad >= 0), -1)
     if bad < 0:
         return count, -1
@@ -210,12 +198,12 @@ def _encode(
 
 
 def _take_back(
-    residual: NDArray[np.float32], first: NDArray[np.float32], second: NDArray[np.float32], begin: int, end: int
+    residual: NDArray[np.float32], first: NDArray[np.float32], second: NDArray[np.float32] | None, begin: int, end: int
 ) -> None:
     """Subtract from ``begin..end`` the update that was added to it."""
     for start in range(begin, end, _CHUNK):
         part = slice(start, min(start + _CHUNK, end))
-        residual[part] -= first[part] if first is second else first[part] - second[part]
+        residual[part] -= first[part] if second is None else first[part] - second[part]
 
 
 def _compact(codes: NDArray[np.int32], begins: list[int], counts: list[int]) -> int:

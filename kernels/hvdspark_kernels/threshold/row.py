@@ -4,7 +4,6 @@ A loop over 64 elements in Python would need a second one to collect what reache
 comparisons into the bits of a mask by itself.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -13,7 +12,7 @@ from numba.extending import intrinsic
 
 from hvdspark_kernels.jit import BLOCK
 
-__all__ = ["add_difference", "add_update"]
+__all__ = ["add_row"]
 
 _BITS = ir.IntType(32)
 _FLOATS = ir.VectorType(ir.FloatType(), BLOCK)
@@ -48,32 +47,28 @@ def _spread(builder: Any, number: Any) -> Any:
     return builder.shuffle_vector(one, undefined, _constant(0))
 
 
-def _row_adder(*, takes_difference: bool) -> Callable[..., Any]:
-    def add_row(_context: Any, residual: Any, first: Any, second: Any, _place: Any, _tau: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            rows = [_row_of(context, builder, signature.args[k], arguments[k], arguments[3]) for k in range(3)]
-            kept, update = (builder.load(row, align=4) for row in rows[:2])
-            if takes_difference:
-                update = builder.fsub(update, builder.load(rows[2], align=4))
-            total = builder.fadd(kept, update)
-            reaching = _reaches(builder, total, _spread(builder, arguments[4]))
-            bad = _reaches(builder, total, _constant(_INFINITY))
-            with builder.if_then(builder.icmp_unsigned("==", bad, ir.IntType(BLOCK)(0)), likely=True):
-                builder.store(total, rows[0], align=4)
-            return context.make_tuple(builder, signature.return_type, [reaching, bad])
+def _add_row(_context: Any, residual: Any, first: Any, second: Any, _place: Any, _tau: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def row(k: int) -> Any:
+            return _row_of(context, builder, signature.args[k], arguments[k], arguments[3])
 
-        masks: Any = types.UniTuple(types.uint64, 2)  # type: ignore[no-untyped-call]
-        return masks(residual, first, second, types.int64, types.float32), generate
+        update = builder.load(row(1), align=4)
+        if second != types.none:
+            update = builder.fsub(update, builder.load(row(2), align=4))
+        total = builder.fadd(builder.load(row(0), align=4), update)
+        reaching = _reaches(builder, total, _spread(builder, arguments[4]))
+        bad = _reaches(builder, total, _constant(_INFINITY))
+        with builder.if_then(builder.icmp_unsigned("==", bad, ir.IntType(BLOCK)(0)), likely=True):
+            builder.store(total, row(0), align=4)
+        return context.make_tuple(builder, signature.return_type, [reaching, bad])
 
-    return add_row
+    masks: Any = types.UniTuple(types.uint64, 2)  # type: ignore[no-untyped-call]
+    return masks(residual, first, second, types.int64, types.float32), generate
 
 
-add_update: Any = intrinsic(_row_adder(takes_difference=False))
-"""Add ``first[place : place + 64]`` to the residual; for compiled code, which looks to the bounds.
+add_row: Any = intrinsic(_add_row)
+"""Add ``first[place : place + 64]``, less those of `second` where it is not None, to the residual; for compiled code.
 
 Returns two masks, uint64, bit j for element ``place + j``: whose magnitude reaches `tau`, and which is not finite. The
-residual is written only if all are finite. `second` is not read.
+residual is written only if all are finite. The caller looks to the bounds.
 """
-
-add_difference: Any = intrinsic(_row_adder(takes_difference=True))
-"""Add ``first - second`` to the residual: see `add_update`."""
