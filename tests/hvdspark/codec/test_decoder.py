@@ -209,7 +209,7 @@ def mutations(rng, message, number):
             yield changed
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_million_mutations_are_refused(form):
@@ -219,7 +219,7 @@ def test_a_million_mutations_are_refused(form):
     out = guarded[100:-100]
     before = out.tobytes()
     tried = passed = 0
-    for case, changed in enumerate(mutations(np.random.default_rng(2), message, 1_000_000)):
+    for case, changed in enumerate(mutations(np.random.default_rng(2), message, 1_020_000)):
         repaired = case % 2 and changed.size >= 64
         if repaired:
             right = zlib.crc32(changed[64:], zlib.crc32(changed[:60]))
@@ -234,7 +234,7 @@ def test_a_million_mutations_are_refused(form):
         assert repaired or changed.tobytes() == message.tobytes()
         assert np.isfinite(out).all()
         out.fill(0.0)
-    assert tried > 990_000
+    assert tried >= 1_000_000
     assert passed > 100
     assert not guarded[:100].any()
     assert not guarded[-100:].any()
