@@ -73,7 +73,9 @@ class HostStore(Store):
 
         counts = np.empty(ends.size, np.int64)
         groups = (ends, taus, steps, self._codes, counts, self._num_threads)
-        if update.second is None:
+        if update.first is None:
+            count, bad = cpu.encode_accumulated(self.residual, *groups)
+        elif update.second is None:
             count, bad = cpu.encode(self.residual, update.first, *groups)
         else:
             count, bad = cpu.encode_difference(self.residual, update.first, update.second, *groups)
@@ -97,6 +99,8 @@ class HostStore(Store):
 
     def updates(self, update: Update, where: Any) -> NDArray[np.float32]:
         """Take or subtract."""
+        if update.first is None:
+            return np.zeros_like(self.residual[where])
         first: NDArray[np.float32] = update.first[where]
         if update.second is None:
             return first
@@ -106,6 +110,8 @@ class HostStore(Store):
 
     def totals(self, update: Update, where: Any) -> NDArray[np.float32]:
         """Take and add."""
+        if update.first is None:
+            return self.kept(where)
         with np.errstate(invalid="ignore", over="ignore"):
             total: NDArray[np.float32] = self.residual[where] + self.updates(update, where)
         return total

@@ -17,9 +17,12 @@ AddDense = Callable[[NDArray[np.uint8], float], None]
 
 @dataclass(frozen=True)
 class Update:
-    """The update of one encode, ``[n] float32``, read only: an array, or the difference ``first - second`` of two."""
+    """The update of one encode, ``[n] float32``, read only: an array, or the difference ``first - second`` of two.
 
-    first: Any
+    Without either it has been added to the residual already.
+    """
+
+    first: Any | None = None
     second: Any | None = None
 
 

@@ -19,7 +19,7 @@ def measure(elements: int, rounds: int, num_threads: int, density: float, *, riv
     """Time one encode of so many elements, of which this share is sent."""
     torch.set_num_threads(num_threads)
     update = np.random.default_rng(1).standard_normal(elements, dtype=np.float32)
-    zeros, residual = np.zeros_like(update), np.zeros_like(update)
+    zeros, residual, accumulated = np.zeros_like(update), np.zeros_like(update), update.copy()
     tau = floor.threshold_of(update, density)
     encoder = Encoder(elements, threshold_algorithm=FixedThresholdAlgorithm(tau), num_threads=num_threads)
     contestants: dict[str, Callable[[], object]] = {
@@ -28,6 +28,7 @@ def measure(elements: int, rounds: int, num_threads: int, density: float, *, riv
         "encode": _kernel(cpu.encode, residual, [update], 1, tau, num_threads),
         "encode, 161 groups": _kernel(cpu.encode, residual, [update], 161, tau, num_threads),
         "encode_difference": _kernel(cpu.encode_difference, residual, [update, zeros], 1, tau, num_threads),
+        "encode_accumulated": _kernel(cpu.encode_accumulated, accumulated, [], 1, tau, num_threads),
         "Encoder.encode": lambda: encoder.encode(update),
     }
     if rivals:
@@ -39,6 +40,7 @@ def measure(elements: int, rounds: int, num_threads: int, density: float, *, riv
     def prepare() -> None:  # the same share of elements is sent in every round
         residual.fill(0.0)
         encoder.residual.fill(0.0)
+        accumulated[:] = update
 
     return interleave(contestants, rounds, prepare)
 

@@ -65,6 +65,20 @@ def a_difference_is_the_update_it_makes(make):
         assert other.residual.tobytes() == one.residual.tobytes()
 
 
+def what_was_accumulated_before_is_encoded_alike(make):
+    """Adding the update to the residual by hand and encoding that gives the same message and residual."""
+    n = 1000
+    one, other = make(n), make(n)
+    for update in updates(n, 10):
+        sent = one.encode(update, Stamp(1, 2, 3, 4)).tobytes()
+        other.residual[:] += update
+        assert other.encode_accumulated(Stamp(1, 2, 3, 4)).tobytes() == sent
+        assert other.residual.tobytes() == one.residual.tobytes()
+    other.residual[7] = np.nan
+    with pytest.raises(NonFiniteError, match="the residual is nan at element 7"):
+        other.encode_accumulated()
+
+
 def zeros_send_nothing(make):
     """An update of zeros moves nothing, and the encoder goes on from it as if new."""
     n = 100

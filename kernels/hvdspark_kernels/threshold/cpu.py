@@ -16,7 +16,7 @@ from hvdspark_kernels.threshold import scalar
 from hvdspark_kernels.threshold.codes import add_codes, first_bad_code, sum_coded
 from hvdspark_kernels.threshold.row import add_row
 
-__all__ = ["add_codes", "encode", "encode_difference", "first_bad_code", "sum_coded"]
+__all__ = ["add_codes", "encode", "encode_accumulated", "encode_difference", "first_bad_code", "sum_coded"]
 
 _TILE_ROWS = 8
 _INFINITY = np.float32(np.inf)
@@ -27,11 +27,13 @@ _outside = jit(scalar.outside)
 
 
 @jit
-def _update(first: Any, second: Any, i: Any) -> Any:
-    """Take an element of the update, from one array or as the difference of two."""
+def _total(residual: Any, first: Any, second: Any, i: Any) -> Any:
+    """Add an element of the update, which is one array, or the difference of two, or in the residual already."""
+    if first is None:
+        return residual[i]
     if second is None:
-        return first[i]
-    return first[i] - second[i]
+        return residual[i] + first[i]
+    return residual[i] + (first[i] - second[i])
 
 
 @jit
@@ -71,7 +73,7 @@ def _encode_span(
                 mask &= mask - np.uint64(1)
                 count += 1
     for i in range(whole, stop):
-        total = residual[i] + _update(first, second, i)
+        total = _total(residual, first, second, i)
         if _outside(total, _INFINITY):
             return count, i, i
         residual[i] = total
@@ -161,9 +163,22 @@ def encode_difference(
     return _encode(residual, before, after, ends, taus, steps, codes, counts, num_threads)
 
 
+def encode_accumulated(
+    residual: NDArray[np.float32],
+    ends: NDArray[np.int64],
+    taus: NDArray[np.float32],
+    steps: NDArray[np.float32],
+    codes: NDArray[np.int32],
+    counts: NDArray[np.int64],
+    num_threads: int | None = None,
+) -> tuple[int, int]:
+    """Encode a residual to which the update has been added already: as `encode`, but it reads 4 bytes an element."""
+    return _encode(residual, None, None, ends, taus, steps, codes, counts, num_threads)
+
+
 def _encode(
     residual: NDArray[np.float32],
-    first: NDArray[np.float32],
+    first: NDArray[np.float32] | None,
     second: NDArray[np.float32] | None,
     ends: NDArray[np.int64],
     taus: NDArray[np.float32],
@@ -172,7 +187,7 @@ def _encode(
     counts: NDArray[np.int64],
     num_threads: int | None,
 ) -> tuple[int, int]:
-    _check_arrays(residual, first, *(() if second is None else (second,)))
+    _check_arrays(residual, *(array for array in (first, second) if array is not None))
     _check_groups(residual.size, ends, taus, steps, codes, counts)
     parts = threads.ranges(residual.size, num_threads, BLOCK)
     begins = [begin for begin, _ in parts]
@@ -193,7 +208,8 @@ def _encode(
         return count, -1
     add_codes(codes[:count], np.cumsum(counts), steps, residual)
     for begin, (_, _, reached) in zip(begins, results, strict=True):
-        _take_back(residual, first, second, begin, reached)
+        if first is not None:
+            _take_back(residual, first, second, begin, reached)
     return 0, bad
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hvdspark_kernels.threshold.scalar import outside, quantise
 
-__all__ = ["add_codes", "encode", "encode_difference", "first_bad_code", "sum_coded"]
+__all__ = ["add_codes", "encode", "encode_accumulated", "encode_difference", "first_bad_code", "sum_coded"]
 
 
 def encode(
@@ -52,6 +52,18 @@ def encode_difference(
     with np.errstate(over="ignore", invalid="ignore"):
         update = before - after
     return encode(residual, update, ends, taus, steps, codes, counts)
+
+
+def encode_accumulated(
+    residual: NDArray[np.float32],
+    ends: NDArray[np.int64],
+    taus: NDArray[np.float32],
+    steps: NDArray[np.float32],
+    codes: NDArray[np.int32],
+    counts: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Encode what stands in the residual: see `hvdspark_kernels.threshold.cpu.encode_accumulated`."""
+    return encode(residual, np.full_like(residual, -0.0), ends, taus, steps, codes, counts)  # -0.0 keeps every bit
 
 
 def sum_coded(codes: NDArray[np.int32], residual: NDArray[np.float32]) -> float:

@@ -52,14 +52,17 @@ def _add_row(_context: Any, residual: Any, first: Any, second: Any, _place: Any,
         def row(k: int) -> Any:
             return _row_of(context, builder, signature.args[k], arguments[k], arguments[3])
 
-        update = builder.load(row(1), align=4)
-        if second != types.none:
-            update = builder.fsub(update, builder.load(row(2), align=4))
-        total = builder.fadd(builder.load(row(0), align=4), update)
+        total = builder.load(row(0), align=4)
+        if first != types.none:
+            update = builder.load(row(1), align=4)
+            if second != types.none:
+                update = builder.fsub(update, builder.load(row(2), align=4))
+            total = builder.fadd(total, update)
         reaching = _reaches(builder, total, _spread(builder, arguments[4]))
         bad = _reaches(builder, total, _constant(_INFINITY))
-        with builder.if_then(builder.icmp_unsigned("==", bad, ir.IntType(BLOCK)(0)), likely=True):
-            builder.store(total, row(0), align=4)
+        if first != types.none:
+            with builder.if_then(builder.icmp_unsigned("==", bad, ir.IntType(BLOCK)(0)), likely=True):
+                builder.store(total, row(0), align=4)
         return context.make_tuple(builder, signature.return_type, [reaching, bad])
 
     masks: Any = types.UniTuple(types.uint64, 2)  # type: ignore[no-untyped-call]
@@ -67,7 +70,9 @@ def _add_row(_context: Any, residual: Any, first: Any, second: Any, _place: Any,
 
 
 add_row: Any = intrinsic(_add_row)
-"""Add ``first[place : place + 64]``, less those of `second` where it is not None, to the residual; for compiled code.
+"""Add ``first[place : place + 64]``, less those of `second`, to the residual; for compiled code.
+
+Either may be None: without `second` nothing is subtracted, without both nothing is added and nothing written.
 
 Returns two masks, uint64, bit j for element ``place + j``: whose magnitude reaches `tau`, and which is not finite. The
 residual is written only if all are finite. The caller looks to the bounds.

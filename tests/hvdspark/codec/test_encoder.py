@@ -122,6 +122,22 @@ def test_agreement_takes_the_means_of_all_ranks():
         encoders[0].agree([other])
 
 
+def test_gradients_may_be_accumulated_straight_into_the_residual():
+    """As torch does where ``.grad`` is a view of it, and nobody zeroes it."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(40, 25))
+    options = {"threshold_algorithm": FixedThresholdAlgorithm(0.25)}
+    aliased, plain = Encoder(1000, **options), Encoder(1000, **options)
+    weight.grad = torch.from_numpy(aliased.residual).view(40, 25)
+    for _ in range(5):
+        x = torch.randn(8, 40)
+        (gradient,) = torch.autograd.grad((x @ weight).square().mean(), weight)
+        (x @ weight).square().mean().backward()
+        assert aliased.encode_accumulated().tobytes() == plain.encode(gradient.reshape(-1).numpy()).tobytes()
+        assert aliased.residual.tobytes() == plain.residual.tobytes()
+
+
 def test_the_observer_sees_every_group():
     seen = []
     encoder = Encoder(
