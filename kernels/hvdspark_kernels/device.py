@@ -1,0 +1,87 @@
+"""How every CUDA kernel is compiled, and how arrays reach it. Needs numba-cuda; the simulator will do (no card needed).
+
+PTX keeps a multiplication and an addition apart; ptxas fuses the two into one rounding. So kernels only ever add.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import config, cuda
+from numpy.typing import DTypeLike
+
+__all__ = ["BLOCKS", "THREADS", "as_device", "difference", "fresh", "grid", "jit", "kernel", "one", "stream_of"]
+
+THREADS = 256
+"""Threads of a block: 2,048 fill a multiprocessor of compute capability 8.0, 9.0 and 10.0."""
+
+BLOCKS = 8
+"""Blocks that fill a multiprocessor."""
+
+
+def kernel(threads: int = THREADS) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a kernel for blocks of so many threads at its first call, with registers for full occupancy."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        bounds = {} if config.ENABLE_CUDASIM else {"launch_bounds": (threads, BLOCKS)}  # it knows no registers
+        return cuda.jit(fastmath=False, **bounds)(function)
+
+    return compiled
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a function that kernels call."""
+    return cuda.jit(device=True, fastmath=False)(function)
+
+
+if config.ENABLE_CUDASIM:
+
+    @jit
+    def fresh(array: Any, place: Any) -> Any:
+        """Read what other blocks write: the simulator runs one block after the other."""
+        return array[place]
+else:
+
+    @jit
+    def fresh(array: Any, place: Any) -> Any:
+        """Read what other blocks write, from memory at each call: neither from a register nor from a near cache."""
+        return cuda.ldcv(array, place)
+
+
+@jit
+def one(first: Any, _second: Any, i: Any) -> Any:
+    """Take the update from one array."""
+    return first[i]
+
+
+@jit
+def difference(first: Any, second: Any, i: Any) -> Any:
+    """Take the update as the difference of two arrays."""
+    return first[i] - second[i]
+
+
+def as_device(array: Any, dtype: DTypeLike) -> Any:
+    """Return a view of a device array, for kernels, which look at neither type nor layout.
+
+    Parameters
+    ----------
+    array
+        ``[n]``, contiguous, with ``__cuda_array_interface__``: of Numba, torch, CuPy.
+    dtype
+        What its elements must be.
+    """
+    if not config.ENABLE_CUDASIM:
+        array = cuda.as_cuda_array(array, sync=False)  # the caller names the stream
+    if array.dtype != np.dtype(dtype) or array.ndim != 1 or not array.is_c_contiguous():
+        raise ValueError(f"a contiguous {np.dtype(dtype)} array [n] is needed, this is {array.dtype}{array.shape}")
+    return array
+
+
+def stream_of(handle: int) -> Any:
+    """Return Numba's stream for a ``cudaStream_t``; 0 is the default stream, which torch uses unless told."""
+    return cuda.external_stream(handle) if handle else 0
+
+
+def grid(n: int, threads: int = THREADS) -> int:
+    """Return how many blocks have a thread for each of `n` elements; at least one."""
+    return max(1, -(-n // threads))

@@ -1,0 +1,258 @@
+"""The encode pass on a GPU: each block takes a tile, and learns from the tiles before it where its codes belong.
+
+Merrill and Garland, "Single-pass parallel prefix scan with decoupled look-back", NVIDIA NVR-2016-002, 2016: a tile
+publishes how many codes it has (AGGREGATE), then how many it and all before it have (PREFIX). A tile that needs the
+latter adds up the former until it meets one that knows. Tiles are numbered in the order in which blocks start, so that
+what a block waits for is running already.
+
+Nothing is reset between passes: the word of a tile carries the number of the pass, and counts for no other one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import cuda, float32, int32, int64, uint32
+
+from hvdspark_kernels import device
+from hvdspark_kernels.threshold import scalar
+
+__all__ = ["BAD", "COUNT", "FIRST_TICKET", "LAST_INDEX", "PASS", "REACHED", "Tiles", "make_tiles"]
+
+COUNT, PASS, BAD, REACHED = 0, 1, 2, 3
+"""Places in the result of a pass: its codes, its number, the key of the first sum that is not finite; then, for each
+group, how many codes stand before its end."""
+
+LAST_INDEX = (1 << 31) - 1
+"""A key is ``pass << 32 | LAST_INDEX - index``: the largest one is the lowest index of the latest pass."""
+
+FIRST_TICKET = 1 << 32
+"""``pass << 32 | tile``: what the ticket counter starts from. Pass 0 never is: words of zero belong to it."""
+
+_ITEMS = 8  # elements that a thread asks for at the same time: enough to fill the memory's queue, few enough registers
+_BATCHES = 2  # of them make a tile of 4,096 elements: tiles follow each other slowly enough for the look-back
+_WINDOW = 64  # tiles that are looked at together
+_PREFIX = 1 << 31
+_MASK = (1 << 31) - 1
+_TILE = (1 << 32) - 1
+_INFINITY = np.float32(np.inf)
+
+_quantise = device.jit(scalar.quantise)
+_outside = device.jit(scalar.outside)
+_fresh = device.fresh
+
+
+class Tiles:
+    """The two encode kernels for tiles of one size.
+
+    Attributes
+    ----------
+    threads
+        Threads of a block.
+    size
+        Elements of a tile.
+    encode, encode_difference
+        Kernels ``(residual, first, second, ends, taus, steps, codes, tickets, status, result)``; one block a tile.
+    """
+
+    def __init__(self, threads: int, size: int, encode: Any, encode_difference: Any) -> None:
+        self.threads, self.size = threads, size
+        self.encode, self.encode_difference = encode, encode_difference
+
+
+@device.jit
+def _group_of(ends: Any, i: Any, group: Any) -> Any:
+    """Return the group of element `i`, which is `group` or a later one."""
+    while i >= ends[group]:
+        group += 1
+    return group
+
+
+@device.jit
+def _bits_before(bits: Any, before: Any, place: Any) -> Any:
+    """Return how many bits are set before a place of the tile."""
+    word = place >> 5
+    return before[word] + cuda.popc(uint32(bits[word] & ((1 << (place & 31)) - 1)))
+
+
+def _look_back(window: int) -> Any:
+    """Make the function that returns how many codes stand before a tile."""
+
+    @device.jit
+    def look_back(status: Any, tile: Any, number: Any, nearest: Any, total: Any, thread: Any) -> Any:
+        """Look at `window` tiles at a time; every thread of the block calls it and gets the same."""
+        codes = 0
+        last = tile - 1
+        while True:
+            if thread == 0:
+                nearest[0] = window
+                total[0] = 0
+            cuda.syncthreads()
+            count = 0
+            if thread < window:
+                place = last - thread
+                word = (number << 32) | _PREFIX  # before the first tile there is nothing
+                if place >= 0:
+                    word = _fresh(status, place)
+                    while (word >> 32) != number:
+                        word = _fresh(status, place)
+                count = word & _MASK
+                if word & _PREFIX:
+                    cuda.atomic.min(nearest, 0, int32(thread))
+            cuda.syncthreads()
+            found = nearest[0]
+            if thread <= found and count:
+                cuda.atomic.add(total, 0, int32(count))
+            cuda.syncthreads()
+            codes += total[0]
+            if found < window:
+                return codes
+            last -= window
+            cuda.syncthreads()
+
+    return look_back
+
+
+def make_tiles(
+    threads: int = device.THREADS, items: int = _ITEMS, batches: int = _BATCHES, window: int = _WINDOW
+) -> Tiles:
+    """Make the kernels; tests make small ones, of which a few elements fill several tiles."""
+    if items * batches > 32 or window > threads:
+        raise ValueError(f"a thread has bits for 32 elements, and a window {threads} threads: {items=} {batches=}")
+    size = threads * items * batches
+    made = [_make_encode(load, threads, items, batches, _look_back(window)) for load in (device.one, device.difference)]
+    return Tiles(threads, size, *made)
+
+
+def _make_load(load: Callable[..., Any], threads: int, items: int) -> Any:
+    @device.jit
+    def load_batch(totals: Any, residual: Any, first: Any, second: Any, start: Any, whole: Any) -> Any:
+        """Add the update to every item of this thread; all are asked for before the first is used."""
+        if whole:
+            for item in range(items):
+                i = start + item * threads
+                totals[item] = residual[i] + load(first, second, i)
+        else:
+            for item in range(items):
+                i = start + item * threads
+                if i < residual.size:
+                    totals[item] = residual[i] + load(first, second, i)
+
+    return load_batch
+
+
+def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: int, look_back: Any) -> Any:
+    size = threads * items * batches
+    words = -(-size // 32)
+    load_batch = _make_load(load, threads, items)
+
+    @device.jit
+    def accumulate(
+        residual: Any, first: Any, second: Any, ends: Any, taus: Any, steps: Any, base: Any, group: Any, thread: Any,
+        bits: Any, number: Any, result: Any,
+    ) -> Any:  # fmt: skip
+        """Add the update, and mark what reaches the threshold; return the marks of this thread."""
+        totals = cuda.local.array(items, float32)
+        n = residual.size
+        marks = 0
+        end, tau, step = ends[group], taus[group], steps[group]
+        for batch in range(batches):
+            start = base + batch * items * threads + thread
+            load_batch(totals, residual, first, second, start, base + size <= n)
+            for item in range(items):
+                i = start + item * threads
+                if i < n:
+                    if i >= end:
+                        group = _group_of(ends, i, group)
+                        end, tau, step = ends[group], taus[group], steps[group]
+                    total = totals[item]
+                    if _outside(total, _INFINITY):
+                        cuda.atomic.max(result, BAD, (number << 32) | (LAST_INDEX - i))
+                    else:
+                        residual[i] = total
+                        sign, _ = _quantise(total, tau, step)
+                        if sign != 0:
+                            row = batch * items + item
+                            place = row * threads + thread
+                            cuda.atomic.or_(bits, place >> 5, uint32(1 << (place & 31)))
+                            marks |= 1 << row
+        return marks
+
+    @device.jit
+    def send(
+        residual: Any, ends: Any, taus: Any, steps: Any, codes: Any, base: Any, group: Any, thread: Any, marks: Any,
+        bits: Any, before: Any, count: Any,
+    ) -> Any:  # fmt: skip
+        """Code the marked elements, as far as there is room for codes."""
+        for row in range(items * batches):
+            if (marks >> row) & 1:
+                place = row * threads + thread
+                target = count + _bits_before(bits, before, place)
+                if target < codes.size:
+                    i = base + place
+                    group = _group_of(ends, i, group)
+                    sign, residual[i] = _quantise(residual[i], taus[group], steps[group])
+                    codes[target] = sign * (i + 1)
+
+    @device.kernel(threads)
+    def encode(
+        residual: Any, first: Any, second: Any, ends: Any, taus: Any, steps: Any, codes: Any, tickets: Any, status: Any,
+        result: Any,
+    ) -> None:  # fmt: skip
+        """Encode one tile."""
+        mine = cuda.shared.array(2, int64)  # the ticket, and the first group of the tile
+        hits = cuda.shared.array(1, int32)
+        nearest = cuda.shared.array(1, int32)
+        total = cuda.shared.array(1, int32)
+        bits = cuda.shared.array(words, uint32)
+        before = cuda.shared.array(words, int32)
+        thread, tiles = cuda.threadIdx.x, status.size
+        if thread == 0:
+            ticket = cuda.atomic.add(tickets, 0, 1)
+            if (ticket & _TILE) == tiles - 1:
+                cuda.atomic.add(tickets, 0, FIRST_TICKET - tiles)  # nobody takes another one in this pass
+            mine[0] = ticket
+            mine[1] = 0
+            hits[0] = 0
+        if thread < words:
+            bits[thread] = 0
+        cuda.syncthreads()
+        tile, number = mine[0] & _TILE, mine[0] >> 32
+        base = tile * size
+        for group in range(thread, ends.size - 1, threads):
+            if ends[group] <= base < ends[group + 1]:
+                mine[1] = group + 1
+        cuda.syncthreads()
+        marks = accumulate(
+            residual, first, second, ends, taus, steps, base, mine[1], thread, bits, number, result
+        )  # fmt: skip
+        if marks:
+            cuda.atomic.add(hits, 0, cuda.popc(uint32(marks)))
+        cuda.syncthreads()
+        if thread == 0:
+            # No fence: the word says all there is to say, nobody reads another tile's codes after it.
+            cuda.atomic.exch(status, tile, (number << 32) | hits[0])
+        count = look_back(status, tile, number, nearest, total, thread)
+        if thread == 0:
+            cuda.atomic.exch(status, tile, (number << 32) | _PREFIX | (count + hits[0]))
+            if tile == tiles - 1:
+                result[COUNT] = min(count + hits[0], codes.size)
+                result[PASS] = number
+        if thread < words:
+            ones = 0
+            for word in range(thread if hits[0] else 0):
+                ones += cuda.popc(bits[word])
+            before[thread] = ones
+        cuda.syncthreads()
+        if marks:
+            send(
+                residual, ends, taus, steps, codes, base, mine[1], thread, marks, bits, before, count
+            )  # fmt: skip
+        for group in range(thread, ends.size, threads):
+            place = ends[group] - base
+            if 0 <= place < size:
+                result[REACHED + group] = min(count + _bits_before(bits, before, place), codes.size)
+            elif place == size and tile == tiles - 1:
+                result[REACHED + group] = min(count + hits[0], codes.size)
+
+    return encode
