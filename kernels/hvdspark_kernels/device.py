@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from numba import config, cuda
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["BLOCKS", "THREADS", "as_device", "difference", "fresh", "grid", "jit", "kernel", "one", "stream_of"]
+__all__ = ["BLOCKS", "THREADS", "as_device", "difference", "fresh", "grid", "jit", "kernel", "one", "stream_of", "to_host"]
 
 THREADS = 256
 """Threads of a block: 2,048 fill a multiprocessor of compute capability 8.0, 9.0 and 10.0."""
@@ -78,10 +78,23 @@ def as_device(array: Any, dtype: DTypeLike) -> Any:
 
 
 def stream_of(handle: int) -> Any:
-    """Return Numba's stream for a ``cudaStream_t``; 0 is the default stream, which torch uses unless told."""
-    return cuda.external_stream(handle) if handle else 0
+    """Return Numba's stream for a ``cudaStream_t``; 0 is the default stream, which torch uses unless told.
+
+    It is an object for that one too: copies on a bare 0 are CUDA's synchronous ones, which the host waits for.
+    """
+    if config.ENABLE_CUDASIM:
+        return 0
+    return cuda.external_stream(handle) if handle else cuda.legacy_default_stream()
 
 
 def grid(n: int, threads: int = THREADS) -> int:
     """Return how many blocks have a thread for each of `n` elements; at least one."""
     return max(1, -(-n // threads))
+
+
+def to_host(array: Any, stream: Any) -> NDArray[Any]:
+    """Copy an array to the host; wait for it, and so for all that was put on the stream before."""
+    copied: NDArray[Any] = array.copy_to_host(stream=stream)
+    if stream:
+        stream.synchronize()
+    return copied

@@ -15,7 +15,6 @@ from hvdspark_kernels.threshold.cuda_codes import (
     sum_coded,
     take_back,
     take_back_difference,
-    to_host,
 )
 
 __all__ = ["EncodePass", "add_codes", "gather_totals", "sum_coded"]
@@ -116,7 +115,7 @@ class EncodePass:
             The number of codes; the first index where ``residual + update`` was not finite, or -1; the number of codes
             of each group, ``[groups] int64``.
         """
-        found = to_host(self._result, self._queue)
+        found = device.to_host(self._result, self._queue)
         number, key = (found[tile.BAD] >> 32, found[tile.BAD] & tile.LAST_INDEX)
         bad = int(tile.LAST_INDEX - key) if self._passes and number == found[tile.PASS] else -1
         return int(found[tile.COUNT]), bad, np.diff(found[tile.REACHED :], prepend=0)
@@ -125,7 +124,7 @@ class EncodePass:
         """Return the first `count` codes, ``[count] int32``."""
         if not 0 <= count <= self.capacity:
             raise ValueError(f"there is room for {self.capacity} codes, not for {count}")
-        return to_host(self.device_codes[:count], self._queue) if count else np.empty(0, np.int32)
+        return device.to_host(self.device_codes[:count], self._queue) if count else np.empty(0, np.int32)
 
     def undo(self, residual: Any, update: Any) -> None:
         """Take the last pass back, to within a rounding or two of the sums; for when `result` tells of a bad sum.

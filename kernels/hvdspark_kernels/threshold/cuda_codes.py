@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hvdspark_kernels import device
 
-__all__ = ["add_codes", "add_runs", "gather_totals", "sum_coded", "take_back", "take_back_difference", "to_host"]
+__all__ = ["add_codes", "add_runs", "gather_totals", "sum_coded", "take_back", "take_back_difference"]
 
 _CHUNK = 4096  # codes whose magnitudes are added up on their own: the sum is that of every device
 _INFINITY = np.float32(np.inf)
@@ -149,7 +149,7 @@ def sum_coded(codes: Any, begin: int, end: int, residual: Any, stream: int = 0) 
     sums = cuda.device_array(chunks, np.float64, stream=queue)
     _sum_coded[chunks, device.THREADS, queue](codes, begin, end, residual, sums)
     total = 0.0  # not sum(): from Python 3.12 on it compensates for roundings
-    for part in to_host(sums, queue).tolist():
+    for part in device.to_host(sums, queue).tolist():
         total += part
     return total
 
@@ -183,12 +183,4 @@ def gather_totals(
     totals = cuda.device_array(where.size, np.float32, stream=queue)
     kernel = _gather if second is None else _gather_difference
     kernel[device.grid(where.size), device.THREADS, queue](*arrays, cuda.to_device(where, stream=queue), totals)
-    return to_host(totals, queue)
-
-
-def to_host(array: Any, queue: Any) -> NDArray[Any]:
-    """Copy an array and wait for it."""
-    copied: NDArray[Any] = array.copy_to_host(stream=queue)
-    if queue:
-        queue.synchronize()  # on a stream of its own, Numba's copy does not wait
-    return copied
+    return device.to_host(totals, queue)

@@ -17,7 +17,7 @@ from numba import cuda, float32, int32, int64, uint32
 from hvdspark_kernels import device
 from hvdspark_kernels.threshold import scalar
 
-__all__ = ["BAD", "COUNT", "FIRST_TICKET", "LAST_INDEX", "PASS", "REACHED", "Tiles", "make_tiles"]
+__all__ = ["BAD", "COUNT", "FIRST_TICKET", "LAST_INDEX", "PASS", "REACHED", "Tiles", "make_look_back", "make_tiles"]
 
 COUNT, PASS, BAD, REACHED = 0, 1, 2, 3
 """Places in the result of a pass: its codes, its number, the key of the first sum that is not finite; then, for each
@@ -75,7 +75,7 @@ def _bits_before(bits: Any, before: Any, place: Any) -> Any:
     return before[word] + cuda.popc(uint32(bits[word] & ((1 << (place & 31)) - 1)))
 
 
-def _look_back(window: int) -> Any:
+def make_look_back(window: int) -> Any:
     """Make the function that returns how many codes stand before a tile."""
 
     @device.jit
@@ -120,7 +120,7 @@ def make_tiles(
     if items * batches > 32 or window > threads:
         raise ValueError(f"a thread has bits for 32 elements, and a window {threads} threads: {items=} {batches=}")
     size = threads * items * batches
-    made = [_make_encode(load, threads, items, batches, _look_back(window)) for load in (device.one, device.difference)]
+    made = [_make_encode(load, threads, items, batches, make_look_back(window)) for load in (device.one, device.difference)]
     return Tiles(threads, size, *made)
 
 
