@@ -10,7 +10,7 @@ from hvdspark_kernels import device
 from hvdspark_kernels.clip import scalar
 from hvdspark_kernels.clip.reference import CHUNK
 
-__all__ = ["Clip", "clip_residual", "make_clip"]
+__all__ = ["CLIP", "Clip", "clip_residual", "make_clip"]
 
 _ITEMS = 8  # elements that a thread asks for at the same time
 
@@ -82,10 +82,10 @@ def make_clip(threads: int = device.THREADS, items: int = _ITEMS, chunk: int = C
     return Clip(threads, chunk, clip_chunk)
 
 
-_CLIP = make_clip()
+CLIP = make_clip()
 
 
-def clip_residual(residual: Any, bound: float, stream: int = 0, clip: Clip = _CLIP) -> float:
+def clip_residual(residual: Any, bound: float, stream: int = 0, clip: Clip = CLIP) -> float:
     """Bring every element into ``-bound..bound`` and return what that threw away.
 
     Parameters

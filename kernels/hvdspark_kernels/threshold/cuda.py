@@ -17,9 +17,9 @@ from hvdspark_kernels.threshold.cuda_codes import (
     take_back_difference,
 )
 
-__all__ = ["EncodePass", "add_codes", "gather_totals", "sum_coded"]
+__all__ = ["TILES", "EncodePass", "add_codes", "gather_totals", "sum_coded"]
 
-_TILES = tile.make_tiles()
+TILES = tile.make_tiles()
 _INFINITY = np.float32(np.inf)
 _MAX_ELEMENTS = (1 << 31) - 1  # codes are int32
 
@@ -61,7 +61,7 @@ class EncodePass:
         if not 0 <= n <= _MAX_ELEMENTS or groups < 1 or self.capacity < 0:
             raise ValueError(f"elements, groups and room for codes are needed, not {n}, {groups} and {self.capacity}")
         self._queue = device.stream_of(stream)
-        self._tiles = _TILES if tiles is None else tiles
+        self._tiles = TILES if tiles is None else tiles
         self._passes = 0
         self._tickets = self._to_device(np.array([tile.FIRST_TICKET]))
         self._status = self._to_device(np.zeros(device.grid(n, self._tiles.size), np.int64))

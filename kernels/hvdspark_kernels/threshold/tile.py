@@ -17,7 +17,7 @@ from numba import cuda, float32, int32, int64, uint32
 from hvdspark_kernels import device
 from hvdspark_kernels.threshold import scalar
 
-__all__ = ["BAD", "COUNT", "FIRST_TICKET", "LAST_INDEX", "PASS", "REACHED", "Tiles", "make_look_back", "make_tiles"]
+__all__ = ["BAD", "COUNT", "FIRST_TICKET", "ITEMS", "LAST_INDEX", "PASS", "REACHED", "Tiles", "make_look_back", "make_tiles"]
 
 COUNT, PASS, BAD, REACHED = 0, 1, 2, 3
 """Places in the result of a pass: its codes, its number, the key of the first sum that is not finite; then, for each
@@ -29,7 +29,7 @@ LAST_INDEX = (1 << 31) - 1
 FIRST_TICKET = 1 << 32
 """``pass << 32 | tile``: what the ticket counter starts from. Pass 0 never is: words of zero belong to it."""
 
-_ITEMS = 8  # elements that a thread asks for at the same time: enough to fill the memory's queue, few enough registers
+ITEMS = 8  # elements that a thread asks for at the same time: enough to fill the memory's queue, few enough registers
 _BATCHES = 2  # of them make a tile of 4,096 elements: tiles follow each other slowly enough for the look-back
 _WINDOW = 64  # tiles that are looked at together
 _PREFIX = 1 << 31
@@ -114,7 +114,7 @@ def make_look_back(window: int) -> Any:
 
 
 def make_tiles(
-    threads: int = device.THREADS, items: int = _ITEMS, batches: int = _BATCHES, window: int = _WINDOW
+    threads: int = device.THREADS, items: int = ITEMS, batches: int = _BATCHES, window: int = _WINDOW
 ) -> Tiles:
     """Make the kernels; tests make small ones, of which a few elements fill several tiles."""
     if items * batches > 32 or window > threads:
@@ -148,14 +148,14 @@ def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: in
 
     @device.jit
     def accumulate(
-        residual: Any, first: Any, second: Any, ends: Any, taus: Any, steps: Any, base: Any, group: Any, thread: Any,
-        bits: Any, number: Any, result: Any,
+        residual: Any, first: Any, second: Any, ends: Any, taus: Any, base: Any, group: Any, thread: Any, bits: Any,
+        number: Any, result: Any,
     ) -> Any:  # fmt: skip
         """Add the update, and mark what reaches the threshold; return the marks of this thread."""
         totals = cuda.local.array(items, float32)
         n = residual.size
         marks = 0
-        end, tau, step = ends[group], taus[group], steps[group]
+        end, tau = ends[group], taus[group]
         for batch in range(batches):
             start = base + batch * items * threads + thread
             load_batch(totals, residual, first, second, start, base + size <= n)
@@ -164,14 +164,13 @@ def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: in
                 if i < n:
                     if i >= end:
                         group = _group_of(ends, i, group)
-                        end, tau, step = ends[group], taus[group], steps[group]
+                        end, tau = ends[group], taus[group]
                     total = totals[item]
                     if _outside(total, _INFINITY):
                         cuda.atomic.max(result, BAD, (number << 32) | (LAST_INDEX - i))
                     else:
                         residual[i] = total
-                        sign, _ = _quantise(total, tau, step)
-                        if sign != 0:
+                        if _outside(total, tau):
                             row = batch * items + item
                             place = row * threads + thread
                             cuda.atomic.or_(bits, place >> 5, uint32(1 << (place & 31)))
@@ -224,7 +223,7 @@ def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: in
                 mine[1] = group + 1
         cuda.syncthreads()
         marks = accumulate(
-            residual, first, second, ends, taus, steps, base, mine[1], thread, bits, number, result
+            residual, first, second, ends, taus, base, mine[1], thread, bits, number, result
         )  # fmt: skip
         if marks:
             cuda.atomic.add(hits, 0, cuda.popc(uint32(marks)))

@@ -1,0 +1,131 @@
+"""What the compilers make of the CUDA kernels, seen without a card: registers, memory traffic, no fused roundings."""
+
+import re
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numba import config
+
+pytest.importorskip("numba_cuda")
+nvidia = pytest.importorskip("nvidia")
+
+if config.ENABLE_CUDASIM:
+    pytest.skip("the simulator compiles nothing", allow_module_level=True)
+
+from numba import cuda, types
+
+from hvdspark_kernels import device
+from hvdspark_kernels.clip import cuda as clip_cuda
+from hvdspark_kernels.threshold import cuda as kernels
+from hvdspark_kernels.threshold import cuda_codes, tile
+
+pytestmark = pytest.mark.slow
+
+F32, I32, I64, F64 = (types.Array(kind, 1, "C") for kind in (types.float32, types.int32, types.int64, types.float64))
+LONG = types.int64
+ENCODE = (F32, F32, F32, I64, F32, F32, I32, I64, I64, I64)
+TILES = kernels.TILES
+KERNELS = {
+    "encode": (TILES.encode, ENCODE),
+    "encode_difference": (TILES.encode_difference, ENCODE),
+    "add_codes": (cuda_codes._add_codes, (I32, LONG, LONG, I64, F32, F32)),
+    "sum_coded": (cuda_codes._sum_coded, (I32, LONG, LONG, F32, F64)),
+    "gather": (cuda_codes._gather, (F32, F32, F32, I64, F32)),
+    "gather_difference": (cuda_codes._gather_difference, (F32, F32, F32, I64, F32)),
+    "take_back": (cuda_codes.take_back, (F32, F32, F32)),
+    "take_back_difference": (cuda_codes.take_back_difference, (F32, F32, F32)),
+    "clip": (clip_cuda.CLIP.kernel, (F32, types.float32, F64)),
+}
+TOOLS = [path / "cu13" / "bin" for path in map(Path, nvidia.__path__)]
+SHARED = {"8.0": 164, "9.0": 228, "10.0": 228}  # KiB of a multiprocessor; one more a block is the system's
+
+
+def tool(name):
+    """The path of a tool from NVIDIA's wheels."""
+    found = [str(folder / name) for folder in TOOLS if (folder / name).exists()]
+    return found[0] if found else pytest.skip(f"no {name}: pip install nvidia-cuda-{name.replace('ptxas', 'nvcc')}")
+
+
+@pytest.fixture(scope="module", params=[(8, 0), (9, 0), (10, 0)], ids=lambda capability: "sm_{}{}".format(*capability))
+def compiled(request, tmp_path_factory):
+    """By kernel: its PTX, what ptxas says of it, and its machine code."""
+    capability, folder = request.param, tmp_path_factory.mktemp("ptx")
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        present = SimpleNamespace(compute_capability=capability)
+        patch.setattr("numba.cuda.dispatcher.get_current_device", lambda: present)  # there is none
+        for name, (kernel, arguments) in KERNELS.items():
+            bounds = (device.THREADS, device.BLOCKS)
+            ptx, _ = cuda.compile_ptx(kernel.py_func, types.void(*arguments), cc=capability, launch_bounds=bounds)
+            source, binary = folder / f"{name}.ptx", folder / f"{name}.cubin"
+            source.write_text(ptx)
+            architecture = "-arch=sm_{}{}".format(*capability)
+            said = run(tool("ptxas"), "-v", architecture, source, "-o", binary).stderr
+            found[name] = SimpleNamespace(ptx=ptx, said=said, code=run(tool("nvdisasm"), binary).stdout)
+    return SimpleNamespace(capability="{}.{}".format(*capability), kernels=found)
+
+
+def run(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+
+def count(pattern, text):
+    return len(re.findall(pattern, text))
+
+
+def test_registers_leave_every_multiprocessor_full(compiled):
+    for name, made in compiled.kernels.items():
+        registers = int(re.search(r"Used (\d+) registers", made.said).group(1))
+        assert registers <= 65536 // (device.THREADS * device.BLOCKS), name
+        shared = re.search(r"(\d+) bytes smem", made.said)
+        kib = 1 + int(shared.group(1)) / 1024 if shared else 1
+        few = name in ("sum_coded", "clip")  # a chunk a block: there are fewer blocks than places for them
+        assert few or kib * device.BLOCKS <= SHARED[compiled.capability], name
+
+
+def test_nothing_is_spilled_or_kept_in_local_memory(compiled):
+    for name, made in compiled.kernels.items():
+        assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in made.said, (name, made.said)
+        assert not count(r"\b(ld|st)\.local", made.ptx), name
+        assert not count(r"\b(LDL|STL)\b", made.code), name
+
+
+@pytest.mark.parametrize(("name", "arrays"), [("encode", 2), ("encode_difference", 3)])
+def test_encode_reads_and_writes_each_element_once(compiled, name, arrays):
+    """12 bytes an element, 16 for a difference: a second look at any array would show in these numbers."""
+    ptx = compiled.kernels[name].ptx
+    items = tile.ITEMS
+    paths = 2  # a whole tile and the last one
+    groups, sent = 1 + items, 3  # a threshold at the start and where a group ends; then residual, tau, step of a code
+    assert count(r"\bld\.global(?:\.\w+)*\.[bfu]32", ptx) == paths * items * arrays + groups + sent
+    assert count(r"\bst\.global(?:\.\w+)*\.[bfu]32", ptx) == items + 2  # totals; then the remainder and the code
+    assert not count(r"\b(ld|st)\.global(?:\.\w+)*\.v\d", ptx)
+
+
+def test_all_items_of_a_thread_are_asked_for_before_the_first_is_used(compiled):
+    loads = []
+    for line in compiled.kernels["encode"].code.splitlines():
+        loads.append("L" if "LDG.E " in line else "S" if "STG.E " in line else "")
+    assert "L" * 2 * tile.ITEMS in "".join(loads)
+
+
+def test_no_product_is_fused_with_a_sum(compiled):
+    for name, made in compiled.kernels.items():
+        assert not count(r"\bfma\.|\bmul(\.\w+)*\.f(32|64)", made.ptx), name
+        assert not count(r"\b(FFMA|DFMA|FMUL|DMUL)\b", made.code), name
+
+
+def test_other_tiles_are_read_from_memory_at_each_look(compiled):
+    for name in ("encode", "encode_difference"):
+        assert count(r"\bld\.(cv|volatile)|\bld\.global\.cv", compiled.kernels[name].ptx) == 2, name
+
+
+def test_the_small_tiles_of_other_tests_are_refused_where_marks_do_not_fit():
+    with pytest.raises(ValueError, match="32 elements"):
+        tile.make_tiles(items=8, batches=5)
+    with pytest.raises(ValueError, match="window"):
+        tile.make_tiles(threads=32, window=64)
+    assert np.int64(tile.FIRST_TICKET) == tile.FIRST_TICKET
