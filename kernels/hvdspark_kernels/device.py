@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import config, cuda
+from numba import config, cuda, types
 from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["BLOCKS", "THREADS", "as_device", "difference", "fresh", "grid", "jit", "kernel", "one", "stream_of", "to_host"]
@@ -41,11 +41,25 @@ if config.ENABLE_CUDASIM:
         """Read what other blocks write: the simulator runs one block after the other."""
         return array[place]
 else:
+    from numba.cuda.extending import intrinsic
 
-    @jit
-    def fresh(array: Any, place: Any) -> Any:
-        """Read what other blocks write, from memory at each call: neither from a register nor from a near cache."""
-        return cuda.ldcv(array, place)
+    @intrinsic
+    def fresh(_context: Any, array: Any, _place: Any) -> Any:
+        """Read a 64-bit word that other blocks write, from memory at each call.
+
+        Not `cuda.ldcv`: its assembly is not marked volatile, so that LLVM takes it out of a loop, which then never ends.
+        """
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            from llvmlite import ir
+
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            address = builder.gep(data, [arguments[1]])
+            kind = ir.FunctionType(ir.IntType(64), [address.type])
+            load = ir.InlineAsm(kind, "ld.relaxed.gpu.global.b64 $0, [$1];", "=l,l,~{memory}", side_effect=True)
+            return builder.call(load, [address])
+
+        return types.int64(array, types.int64), generate
 
 
 @jit

@@ -118,9 +118,15 @@ def test_no_product_is_fused_with_a_sum(compiled):
         assert not count(r"\b(FFMA|DFMA|FMUL|DMUL)\b", made.code), name
 
 
-def test_other_tiles_are_read_from_memory_at_each_look(compiled):
+def test_the_word_of_another_tile_is_read_at_each_turn_of_the_loop_that_waits_for_it(compiled):
+    """The simulator runs blocks one after the other and never waits: a load taken out of the loop shows only here."""
+    block = r"(?:[^$\n][^\n]*\n)*?"  # lines without a label
+    turn = rf"(\$L__BB\w+):[^\n]*\n{block}[^\n]*\bld\.relaxed\.gpu\.global\.b64[^\n]*\n{block}[^\n]*\bbra(?:\.uni)?\s+\1;"
     for name in ("encode", "encode_difference"):
-        assert count(r"\bld\.(cv|volatile)|\bld\.global\.cv", compiled.kernels[name].ptx) == 2, name
+        assert re.search(turn, compiled.kernels[name].ptx), name
+        assert count(r"\bLDG\.E\.64\.STRONG\.GPU\b", compiled.kernels[name].code), name
+    for name, made in compiled.kernels.items():
+        assert not count(r"(\$L__BB\w+):\s*\n\s*bra(?:\.uni)?\s+\1;", made.ptx), f"{name} has a loop without an end"
 
 
 def test_the_small_tiles_of_other_tests_are_refused_where_marks_do_not_fit():
