@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Outcome", "interleave"]
+__all__ = ["Outcome", "interleave", "outcome"]
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,11 @@ def interleave(
             seconds[name].append(time.perf_counter() - begin)
     counted = {name: taken[2:] for name, taken in seconds.items()}
     floor = counted[names[0]]
-    return {name: _outcome(floor, taken) for name, taken in counted.items()}
+    return {name: outcome(floor, taken) for name, taken in counted.items()}
 
 
-def _outcome(floor: list[float], taken: list[float]) -> Outcome:
+def outcome(floor: list[float], taken: list[float]) -> Outcome:
+    """Say what came out for one contestant, of its seconds and the floor's in the same rounds."""
     ratios = sorted(least / own for least, own in zip(floor, taken, strict=True))
     outside = _outside(len(ratios))
     return Outcome(statistics.median(taken), statistics.median(ratios), ratios[outside], ratios[-1 - outside])

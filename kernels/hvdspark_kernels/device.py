@@ -10,7 +10,19 @@ import numpy as np
 from numba import config, cuda, types
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["BLOCKS", "THREADS", "as_device", "difference", "fresh", "grid", "jit", "kernel", "one", "stream_of", "to_host"]
+__all__ = [
+    "BLOCKS",
+    "THREADS",
+    "as_device",
+    "difference",
+    "fresh",
+    "grid",
+    "jit",
+    "kernel",
+    "one",
+    "stream_of",
+    "to_host",
+]
 
 THREADS = 256
 """Threads of a block: 2,048 fill a multiprocessor of compute capability 8.0, 9.0 and 10.0."""

@@ -121,7 +121,9 @@ def test_no_product_is_fused_with_a_sum(compiled):
 def test_the_word_of_another_tile_is_read_at_each_turn_of_the_loop_that_waits_for_it(compiled):
     """The simulator runs blocks one after the other and never waits: a load taken out of the loop shows only here."""
     block = r"(?:[^$\n][^\n]*\n)*?"  # lines without a label
-    turn = rf"(\$L__BB\w+):[^\n]*\n{block}[^\n]*\bld\.relaxed\.gpu\.global\.b64[^\n]*\n{block}[^\n]*\bbra(?:\.uni)?\s+\1;"
+    turn = (
+        rf"(\$L__BB\w+):[^\n]*\n{block}[^\n]*\bld\.relaxed\.gpu\.global\.b64[^\n]*\n{block}[^\n]*\bbra(?:\.uni)?\s+\1;"
+    )
     for name in ("encode", "encode_difference"):
         assert re.search(turn, compiled.kernels[name].ptx), name
         assert count(r"\bLDG\.E\.64\.STRONG\.GPU\b", compiled.kernels[name].code), name

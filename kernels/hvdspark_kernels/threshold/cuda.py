@@ -176,9 +176,7 @@ class EncodePass:
             raise ValueError(f"arrays of {self.n} elements are needed, not of {[view.size for view in views]}")
         return views
 
-    def _check_groups(
-        self, ends: NDArray[np.int64], taus: NDArray[np.float32], steps: NDArray[np.float32]
-    ) -> None:
+    def _check_groups(self, ends: NDArray[np.int64], taus: NDArray[np.float32], steps: NDArray[np.float32]) -> None:
         kinds = [array.dtype for array in (ends, taus, steps)]
         if kinds != [np.int64, np.float32, np.float32]:
             raise ValueError(f"ends, taus, steps must be int64, float32, float32, not {kinds}")

@@ -17,7 +17,18 @@ from numba import cuda, float32, int32, int64, uint32
 from hvdspark_kernels import device
 from hvdspark_kernels.threshold import scalar
 
-__all__ = ["BAD", "COUNT", "FIRST_TICKET", "ITEMS", "LAST_INDEX", "PASS", "REACHED", "Tiles", "make_look_back", "make_tiles"]
+__all__ = [
+    "BAD",
+    "COUNT",
+    "FIRST_TICKET",
+    "ITEMS",
+    "LAST_INDEX",
+    "PASS",
+    "REACHED",
+    "Tiles",
+    "make_look_back",
+    "make_tiles",
+]
 
 COUNT, PASS, BAD, REACHED = 0, 1, 2, 3
 """Places in the result of a pass: its codes, its number, the key of the first sum that is not finite; then, for each
@@ -120,7 +131,9 @@ def make_tiles(
     if items * batches > 32 or window > threads:
         raise ValueError(f"a thread has bits for 32 elements, and a window {threads} threads: {items=} {batches=}")
     size = threads * items * batches
-    made = [_make_encode(load, threads, items, batches, make_look_back(window)) for load in (device.one, device.difference)]
+    made = [
+        _make_encode(load, threads, items, batches, make_look_back(window)) for load in (device.one, device.difference)
+    ]
     return Tiles(threads, size, *made)
 
 
