@@ -1,8 +1,8 @@
 """How fast the CUDA kernels are, against the card's own memory: encode and add_codes beside what others do.
 
-The floor of the encode is ``r += g`` by torch: it reads two arrays and writes one, 12 bytes an element. Every round runs
-all contestants in alternating order on the same arrays; each is timed by CUDA events. A ratio is the median over rounds
-of the floor's time by that of the contestant, with its 95 % interval. Only ratios can be compared between cards.
+The floor of the encode is ``r += g`` by torch: it reads two arrays and writes one, 12 bytes an element. Every round
+runs all contestants in alternating order on the same arrays, timed by CUDA events. A ratio is the median over rounds of
+the floor's time by that of the contestant, with its 95 % interval. Only ratios can be compared between cards.
 
 Usage: python kernels/benchmarks/gpu.py [--elements N] [--rounds K]
 """

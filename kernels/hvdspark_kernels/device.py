@@ -59,7 +59,7 @@ else:
     def fresh(_context: Any, array: Any, _place: Any) -> Any:
         """Read a 64-bit word that other blocks write, from memory at each call.
 
-        Not `cuda.ldcv`: its assembly is not marked volatile, so that LLVM takes it out of a loop, which then never ends.
+        Not `cuda.ldcv`: its assembly is not marked volatile, so LLVM takes it out of a loop, which then never ends.
         """
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

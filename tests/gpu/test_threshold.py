@@ -2,9 +2,6 @@
 
 import numpy as np
 import pytest
-
-pytest.importorskip("numba_cuda")
-
 from numba import config, cuda
 
 from hvdspark_kernels.clip import cpu as clip_cpu

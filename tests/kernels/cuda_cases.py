@@ -1,4 +1,4 @@
-"""Run by test_cuda.py in a process of its own, in Numba's simulator: CUDA kernels against the reference, bit for bit."""
+"""Run by test_cuda.py in a process of its own: CUDA kernels in Numba's simulator against the reference, bit for bit."""
 
 import numpy as np
 from numba import cuda

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("numba_cuda")
-
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)

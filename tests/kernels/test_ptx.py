@@ -6,23 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import nvidia
 import pytest
-from numba import config
-
-pytest.importorskip("numba_cuda")
-nvidia = pytest.importorskip("nvidia")
-
-if config.ENABLE_CUDASIM:
-    pytest.skip("the simulator compiles nothing", allow_module_level=True)
-
-from numba import cuda, types
+from numba import config, cuda, types
 
 from hvdspark_kernels import device
 from hvdspark_kernels.clip import cuda as clip_cuda
 from hvdspark_kernels.threshold import cuda as kernels
 from hvdspark_kernels.threshold import cuda_codes, tile
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(config.ENABLE_CUDASIM, reason="the simulator compiles nothing")]
 
 F32, I32, I64, F64 = (types.Array(kind, 1, "C") for kind in (types.float32, types.int32, types.int64, types.float64))
 LONG = types.int64
@@ -106,10 +99,9 @@ def test_encode_reads_and_writes_each_element_once(compiled, name, arrays):
 
 
 def test_all_items_of_a_thread_are_asked_for_before_the_first_is_used(compiled):
-    loads = []
-    for line in compiled.kernels["encode"].code.splitlines():
-        loads.append("L" if "LDG.E " in line else "S" if "STG.E " in line else "")
-    assert "L" * 2 * tile.ITEMS in "".join(loads)
+    lines = compiled.kernels["encode"].code.splitlines()
+    order = "".join("L" if "LDG.E " in line else "S" if "STG.E " in line else "" for line in lines)
+    assert "L" * 2 * tile.ITEMS in order
 
 
 def test_no_product_is_fused_with_a_sum(compiled):

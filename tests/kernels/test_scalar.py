@@ -7,7 +7,7 @@ from hvdspark_kernels.jit import jit
 from hvdspark_kernels.threshold import scalar
 
 SPECIAL = np.array(
-    [0.0, -0.0, 1e-45, -1e-45, 1e-40, 1.1754944e-38, 1.0, -1.0, 1e30, 3.4028235e38, -3.4028235e38, np.inf, -np.inf, np.nan],
+    [0.0, -0.0, 1e-45, -1e-45, 1e-40, 1.0, -1.0, 1e30, 3.4028235e38, -3.4028235e38, np.inf, -np.inf, np.nan],
     np.float32,
 )  # fmt: skip
 COUNT = 100_000

@@ -26,11 +26,7 @@ class Clip:
     kernel: Any
 
 
-def make_clip(threads: int = device.THREADS, items: int = _ITEMS, chunk: int = CHUNK) -> Clip:
-    """Make the kernel; tests make a small one."""
-    span = threads * items
-    words = -(-span // 32)
-
+def _make_clip_span(threads: int, items: int) -> Any:
     @device.jit
     def clip_span(residual: Any, bound: Any, start: Any, end: Any, thread: Any, values: Any, marks: Any) -> Any:
         """Clip a span in place; note what was clipped in `marks`, its former values in `values`."""
@@ -48,16 +44,26 @@ def make_clip(threads: int = device.THREADS, items: int = _ITEMS, chunk: int = C
                 clipped = 1
         return clipped
 
-    @device.jit
-    def add_up(mass: Any, bound: Any, values: Any, marks: Any) -> Any:
-        """Add what a span lost, in order of index: the bits of the sum are those of every device."""
-        for word in range(words):
-            bits = marks[word]
-            while bits:
-                value = values[word * 32 + cuda.ffs(bits) - 1]
-                mass += abs(float64(value) - float64(_clip(value, bound)))
-                bits = uint32(bits & (bits - 1))
-        return mass
+    return clip_span
+
+
+@device.jit
+def _add_up(mass: Any, bound: Any, values: Any, marks: Any) -> Any:
+    """Add what a span lost, in order of index: the bits of the sum are those of every device."""
+    for word in range(marks.size):
+        bits = marks[word]
+        while bits:
+            value = values[word * 32 + cuda.ffs(bits) - 1]
+            mass += abs(float64(value) - float64(_clip(value, bound)))
+            bits = uint32(bits & (bits - 1))
+    return mass
+
+
+def make_clip(threads: int = device.THREADS, items: int = _ITEMS, chunk: int = CHUNK) -> Clip:
+    """Make the kernel; tests make a small one."""
+    span = threads * items
+    words = -(-span // 32)
+    clip_span = _make_clip_span(threads, items)
 
     @device.kernel(threads)
     def clip_chunk(residual: Any, bound: Any, masses: Any) -> None:
@@ -74,7 +80,7 @@ def make_clip(threads: int = device.THREADS, items: int = _ITEMS, chunk: int = C
             clipped = clip_span(residual, bound, start, end, thread, values, marks)
             if cuda.syncthreads_or(clipped):
                 if thread == 0:
-                    mass = add_up(mass, bound, values, marks)
+                    mass = _add_up(mass, bound, values, marks)
                 cuda.syncthreads()  # only now may the marks be cleared
         if thread == 0:
             masses[cuda.blockIdx.x] = mass

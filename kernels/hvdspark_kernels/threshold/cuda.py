@@ -66,9 +66,9 @@ class EncodePass:
         self._tickets = self._to_device(np.array([tile.FIRST_TICKET]))
         self._status = self._to_device(np.zeros(device.grid(n, self._tiles.size), np.int64))
         self._result = self._to_device(np.zeros(tile.REACHED + groups, np.int64))
-        self._sent = [np.zeros(groups, kind) for kind in (np.int64, np.float32, np.float32)]
+        self._sent: list[NDArray[Any]] = [np.zeros(groups, kind) for kind in (np.int64, np.float32, np.float32)]
         self._ends, self._taus, self._steps = (self._to_device(array) for array in self._sent)
-        self.device_codes = cuda.device_array(self.capacity, np.int32, stream=self._queue)
+        self.device_codes = cuda.device_array(max(1, self.capacity), np.int32, stream=self._queue)[: self.capacity]
 
     def encode(
         self,
@@ -151,7 +151,8 @@ class EncodePass:
         arrays = self._check_arrays(residual, first, second)
         self._check_groups(ends, taus, steps)
         mine = (self._ends, self._taus, self._steps)
-        for own, sent, array in zip(mine, self._sent, (ends, taus, steps), strict=True):
+        given: list[NDArray[Any]] = [ends, taus, steps]
+        for own, sent, array in zip(mine, self._sent, given, strict=True):
             if not np.array_equal(sent, array):
                 sent[:] = array
                 own.copy_to_device(sent, stream=self._queue)

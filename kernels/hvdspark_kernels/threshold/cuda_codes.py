@@ -1,6 +1,7 @@
 """What is done with codes on a GPU: add them up, sum what they left behind, look at a few elements."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def add_codes(
         A ``cudaStream_t``; 0 is the default stream.
     """
     codes, out = device.as_device(codes, np.int32), device.as_device(out, np.float32)
-    if (ends.dtype, values.dtype) != (np.int64, np.float32) or ends.shape != values.shape:
+    if ends.dtype != np.int64 or values.dtype != np.float32 or ends.shape != values.shape:
         raise ValueError(f"{ends.size} ends of {ends.dtype} do not fit {values.size} values of {values.dtype}")
     if ends.size and (ends[0] < 0 or ends[-1] != codes.size or (ends[1:] < ends[:-1]).any()):
         raise ValueError(f"runs must end in rising order at {codes.size}, not at {ends.tolist()}")
@@ -123,7 +124,7 @@ def add_codes(
     queue = device.stream_of(stream)
     bounds = [0, *ends.tolist()] if starts is None else [*starts.tolist(), codes.size]
     run_ends, run_values = cuda.to_device(ends, stream=queue), cuda.to_device(values, stream=queue)
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds):
         add_runs(codes, begin, end, run_ends, run_values, out, queue)
 
 

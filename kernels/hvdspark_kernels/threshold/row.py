@@ -65,7 +65,7 @@ def _add_row(_context: Any, residual: Any, first: Any, second: Any, _place: Any,
                 builder.store(total, row(0), align=4)
         return context.make_tuple(builder, signature.return_type, [reaching, bad])
 
-    masks: Any = types.UniTuple(types.uint64, 2)  # type: ignore[no-untyped-call]
+    masks: Any = types.UniTuple(types.uint64, 2)
     return masks(residual, first, second, types.int64, types.float32), generate
 
 

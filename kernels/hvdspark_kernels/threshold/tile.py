@@ -154,9 +154,55 @@ def _make_load(load: Callable[..., Any], threads: int, items: int) -> Any:
     return load_batch
 
 
-def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: int, look_back: Any) -> Any:
+@device.jit
+def _take_ticket(tickets: Any, tiles: Any) -> Any:
+    """Return ``pass << 32 | tile`` of the next tile; the last one of a pass opens the next pass."""
+    ticket = cuda.atomic.add(tickets, 0, 1)
+    if (ticket & _TILE) == tiles - 1:
+        cuda.atomic.add(tickets, 0, FIRST_TICKET - tiles)  # nobody takes another one in this pass
+    return ticket
+
+
+@device.jit
+def _find_group(ends: Any, base: Any, thread: Any, threads: Any, found: Any) -> Any:
+    """Have the threads of a block find the group of element `base`; it is the first one unless told."""
+    for group in range(thread, ends.size - 1, threads):
+        if ends[group] <= base < ends[group + 1]:
+            found[1] = group + 1
+
+
+@device.jit
+def _count_words(bits: Any, before: Any, thread: Any, words: Any) -> Any:
+    """Note how many bits are set before each word: a thread a word, each on its own, which saves waiting for others."""
+    if thread < words:
+        ones = 0
+        for word in range(thread):
+            ones += cuda.popc(bits[word])
+        before[thread] = ones
+
+
+@device.jit
+def _report_groups(
+    ends: Any, base: Any, size: Any, last: Any, thread: Any, threads: Any, bits: Any, before: Any, count: Any,
+    hits: Any, room: Any, result: Any,
+) -> Any:  # fmt: skip
+    """Say how many codes stand before the end of each group that ends in this tile."""
+    for group in range(thread, ends.size, threads):
+        place = ends[group] - base
+        if 0 <= place < size:
+            result[REACHED + group] = min(count + _bits_before(bits, before, place), room)
+        elif last and place == size:
+            result[REACHED + group] = min(count + hits, room)
+
+
+@device.jit
+def _publish(status: Any, tile: Any, word: Any) -> Any:
+    """Tell the tiles after this one. No fence: the word says all there is to say."""
+    cuda.atomic.exch(status, tile, word)
+
+
+def _make_accumulate(load: Callable[..., Any], threads: int, items: int, batches: int) -> Any:
     size = threads * items * batches
-    words = -(-size // 32)
     load_batch = _make_load(load, threads, items)
 
     @device.jit
@@ -174,29 +220,33 @@ def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: in
             load_batch(totals, residual, first, second, start, base + size <= n)
             for item in range(items):
                 i = start + item * threads
-                if i < n:
-                    if i >= end:
-                        group = _group_of(ends, i, group)
-                        end, tau = ends[group], taus[group]
-                    total = totals[item]
-                    if _outside(total, _INFINITY):
-                        cuda.atomic.max(result, BAD, (number << 32) | (LAST_INDEX - i))
-                    else:
-                        residual[i] = total
-                        if _outside(total, tau):
-                            row = batch * items + item
-                            place = row * threads + thread
-                            cuda.atomic.or_(bits, place >> 5, uint32(1 << (place & 31)))
-                            marks |= 1 << row
+                if i >= n:
+                    continue
+                if i >= end:
+                    group = _group_of(ends, i, group)
+                    end, tau = ends[group], taus[group]
+                if _outside(totals[item], _INFINITY):
+                    cuda.atomic.max(result, BAD, (number << 32) | (LAST_INDEX - i))
+                    continue
+                residual[i] = totals[item]
+                if _outside(totals[item], tau):
+                    row = batch * items + item
+                    place = row * threads + thread
+                    cuda.atomic.or_(bits, place >> 5, uint32(1 << (place & 31)))
+                    marks |= 1 << row
         return marks
 
+    return accumulate
+
+
+def _make_send(threads: int, rows: int) -> Any:
     @device.jit
     def send(
         residual: Any, ends: Any, taus: Any, steps: Any, codes: Any, base: Any, group: Any, thread: Any, marks: Any,
         bits: Any, before: Any, count: Any,
     ) -> Any:  # fmt: skip
         """Code the marked elements, as far as there is room for codes."""
-        for row in range(items * batches):
+        for row in range(rows):
             if (marks >> row) & 1:
                 place = row * threads + thread
                 target = count + _bits_before(bits, before, place)
@@ -205,6 +255,14 @@ def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: in
                     group = _group_of(ends, i, group)
                     sign, residual[i] = _quantise(residual[i], taus[group], steps[group])
                     codes[target] = sign * (i + 1)
+
+    return send
+
+
+def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: int, look_back: Any) -> Any:
+    size = threads * items * batches
+    words = -(-size // 32)
+    accumulate, send = _make_accumulate(load, threads, items, batches), _make_send(threads, items * batches)
 
     @device.kernel(threads)
     def encode(
@@ -218,12 +276,9 @@ def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: in
         total = cuda.shared.array(1, int32)
         bits = cuda.shared.array(words, uint32)
         before = cuda.shared.array(words, int32)
-        thread, tiles = cuda.threadIdx.x, status.size
+        thread, last = cuda.threadIdx.x, status.size - 1
         if thread == 0:
-            ticket = cuda.atomic.add(tickets, 0, 1)
-            if (ticket & _TILE) == tiles - 1:
-                cuda.atomic.add(tickets, 0, FIRST_TICKET - tiles)  # nobody takes another one in this pass
-            mine[0] = ticket
+            mine[0] = _take_ticket(tickets, status.size)
             mine[1] = 0
             hits[0] = 0
         if thread < words:
@@ -231,40 +286,26 @@ def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: in
         cuda.syncthreads()
         tile, number = mine[0] & _TILE, mine[0] >> 32
         base = tile * size
-        for group in range(thread, ends.size - 1, threads):
-            if ends[group] <= base < ends[group + 1]:
-                mine[1] = group + 1
+        _find_group(ends, base, thread, threads, mine)
         cuda.syncthreads()
-        marks = accumulate(
-            residual, first, second, ends, taus, base, mine[1], thread, bits, number, result
-        )  # fmt: skip
+        marks = accumulate(residual, first, second, ends, taus, base, mine[1], thread, bits, number, result)
         if marks:
             cuda.atomic.add(hits, 0, cuda.popc(uint32(marks)))
         cuda.syncthreads()
         if thread == 0:
-            # No fence: the word says all there is to say, nobody reads another tile's codes after it.
-            cuda.atomic.exch(status, tile, (number << 32) | hits[0])
+            _publish(status, tile, (number << 32) | hits[0])
         count = look_back(status, tile, number, nearest, total, thread)
         if thread == 0:
-            cuda.atomic.exch(status, tile, (number << 32) | _PREFIX | (count + hits[0]))
-            if tile == tiles - 1:
+            _publish(status, tile, (number << 32) | _PREFIX | (count + hits[0]))
+            if tile == last:
                 result[COUNT] = min(count + hits[0], codes.size)
                 result[PASS] = number
-        if thread < words:
-            ones = 0
-            for word in range(thread if hits[0] else 0):
-                ones += cuda.popc(bits[word])
-            before[thread] = ones
+        _count_words(bits, before, thread, words)
         cuda.syncthreads()
         if marks:
-            send(
-                residual, ends, taus, steps, codes, base, mine[1], thread, marks, bits, before, count
-            )  # fmt: skip
-        for group in range(thread, ends.size, threads):
-            place = ends[group] - base
-            if 0 <= place < size:
-                result[REACHED + group] = min(count + _bits_before(bits, before, place), codes.size)
-            elif place == size and tile == tiles - 1:
-                result[REACHED + group] = min(count + hits[0], codes.size)
+            send(residual, ends, taus, steps, codes, base, mine[1], thread, marks, bits, before, count)
+        _report_groups(
+            ends, base, size, tile == last, thread, threads, bits, before, count, hits[0], codes.size, result
+        )  # fmt: skip
 
     return encode
