@@ -166,10 +166,10 @@ CLIP = clip_cuda.make_clip(threads=4, items=5, chunk=40)  # spans of 20, marks i
 if __name__ == "__main__":
     generator = np.random.default_rng(1)
     cases = {
-        check_encode: 60,
+        check_encode: 50,
         check_capacity: 24,
-        check_not_finite: 24,
-        check_look_back: 100,
+        check_not_finite: 20,
+        check_look_back: 120,
         check_codes: 20,
         check_messages: 2,
         check_clip: 80,
