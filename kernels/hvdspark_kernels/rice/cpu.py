@@ -12,50 +12,63 @@ from numpy.typing import NDArray
 
 from hvdspark_kernels import threads
 from hvdspark_kernels.jit import jit
-from hvdspark_kernels.rice.gaps import code_bits, gap_at, short_bits
+from hvdspark_kernels.rice.gaps import gap_at, short_bits
 from hvdspark_kernels.rice.reading import read_chunks
-from hvdspark_kernels.rice.scalar import CHUNK, MAX_PARAMETER
+from hvdspark_kernels.rice.scalar import CHUNK, MAX_MAGNITUDE, MAX_PARAMETER
 from hvdspark_kernels.rice.writing import words_of, write_chunks
 
 __all__ = ["best_size", "most_codes", "read", "write"]
 
 _CHUNKS = 16  # chunks that are worth waking a thread for
-_SAMPLED = 2048  # gaps from which a parameter is guessed
+_SAMPLED = CHUNK  # gaps from which a parameter is guessed
+_GOLDEN = 0x9E3779B1  # 2**32 over the golden ratio: its multiples are spread evenly and follow no short period
 
 
 @jit
-def _guess(codes: Any) -> Any:
-    """Return the parameter that is best for a sample of gaps."""
-    stride = max(1, codes.size // _SAMPLED)
+def _sample(codes: Any) -> Any:
+    """Return one gap of each stretch of the list: all of them if they are few.
+
+    Which one is as good as drawn: gaps can be periodic, as rows of a weight are, and every k-th would tell nothing.
+    """
+    stride = (codes.size + _SAMPLED - 1) // _SAMPLED
+    gaps = np.empty((codes.size + stride - 1) // stride, np.uint32)
+    for j in range(gaps.size):
+        drawn = np.uint64(np.uint32(j * _GOLDEN)) * np.uint64(stride) >> np.uint64(32)  # below the stride
+        gaps[j] = gap_at(codes, min(j * stride + np.int64(drawn), codes.size - 1))
+    return gaps
+
+
+@jit
+def _guess(gaps: Any, unit: Any) -> Any:
+    """Return the parameter with which gaps take the fewest units of so many bits, the smallest such, and how many."""
     best, least = 0, np.int64(1) << 62
     for parameter in range(MAX_PARAMETER + 1):
-        bits = np.int64(0)
-        for place in range(0, codes.size, stride):
-            bits += code_bits(gap_at(codes, place), parameter)
-        if bits < least:
-            best, least = parameter, bits
-    return best
+        bits = np.uint32(0)
+        for j in range(gaps.size):
+            bits += short_bits(gaps[j], np.uint32(parameter))
+        units = (np.int64(bits) + unit - 1) // unit
+        if units < least:
+            best, least = parameter, units
+    return best, least
 
 
 @jit
 def _words(codes: Any, first: Any, sums: Any) -> Any:
     """Write how many words the codes take with the parameters ``first``, ``first + 1`` and ``first + 2``."""
     sums[:] = 0
-    one, two, three = np.uint32(first), np.uint32(first + 1), np.uint32(first + 2)
     for start in range(0, codes.size, CHUNK):
-        gap = gap_at(codes, start)
-        low = np.uint32(code_bits(gap, first))
-        middle = np.uint32(code_bits(gap, first + 1))
-        high = np.uint32(code_bits(gap, first + 2))
         stop = min(start + CHUNK, codes.size)
+        gap, one = np.uint32(gap_at(codes, start)), np.uint32(first)
+        two, three = one + np.uint32(1), one + np.uint32(2)
+        low, middle, high = short_bits(gap, one), short_bits(gap, two), short_bits(gap, three)
         now, before = codes[start + 1 : stop], codes[start : stop - 1]
         for j in range(now.size):
-            low += short_bits(before[j], now[j], one)
-            middle += short_bits(before[j], now[j], two)
-            high += short_bits(before[j], now[j], three)
-        sums[0] += (np.int64(low) + 63) // 64
-        sums[1] += (np.int64(middle) + 63) // 64
-        sums[2] += (np.int64(high) + 63) // 64
+            gap = np.uint32(abs(now[j]) - abs(before[j]) - np.int32(1))
+            low += short_bits(gap, one)
+            middle += short_bits(gap, two)
+            high += short_bits(gap, three)
+        for k, bits in enumerate((low, middle, high)):
+            sums[k] += (np.int64(bits) + 63) // 64
 
 
 def _table_bytes(count: int) -> int:
@@ -63,10 +76,13 @@ def _table_bytes(count: int) -> int:
 
 
 def best_size(codes: NDArray[np.int32]) -> tuple[int, int]:
-    """Find the parameter that makes the payload smallest, and that size: exact.
+    """Find the parameter that makes the payload smallest, the smallest such, and that size.
 
-    The parameter is guessed from a sample of 2,048 gaps, and the best of it and its two neighbours is taken: a guess
-    that is two off (none was seen) would make a payload some percent larger, never a wrong one.
+    The size is exact. The parameter is the best of all for a list of up to 4,096 codes. For a longer one it is the best
+    of all for 4,096 of its gaps, and from there one step after the other is taken as long as the whole list gets no
+    longer. Where no gap is written raw, no other parameter is better, but for the padding of chunks: one step adds
+    ``1 - ceil(quotient / 2)`` bits to a code, which never falls from step to step, so the sum has one valley. Raw gaps
+    can make several; the sample then tells which is deepest.
 
     Parameters
     ----------
@@ -80,11 +96,15 @@ def best_size(codes: NDArray[np.int32]) -> tuple[int, int]:
     """
     if not codes.size:
         return 0, 0
-    first = min(max(_guess(codes) - 1, 0), MAX_PARAMETER - 2)
-    sums = np.empty(3, np.int64)
-    _words(codes, first, sums)
-    least = int(np.argmin(sums))
-    return first + least, _table_bytes(codes.size) + 8 * int(sums[least])
+    parameter, words = _guess(_sample(codes), 64 if codes.size <= _SAMPLED else 1)
+    if codes.size <= _SAMPLED:
+        return parameter, 8 * words
+    sums, before = np.empty(3, np.int64), -1
+    while parameter != before:  # a step makes the list shorter, or else the parameter smaller: one is the last
+        before, first = parameter, min(max(parameter - 1, 0), MAX_PARAMETER - 2)
+        _words(codes, first, sums)
+        parameter = first + int(np.argmin(sums))
+    return parameter, _table_bytes(codes.size) + 8 * int(sums.min())
 
 
 def most_codes(payload_bytes: int, parameter: int) -> int:
@@ -106,19 +126,28 @@ def write(codes: NDArray[np.int32], parameter: int, payload: NDArray[np.uint8], 
     num_threads
         The most threads to use; None for `hvdspark_kernels.threads.default_num_threads`. It does not change a byte.
     """
+    _check(codes, payload)
     table_bytes = _table_bytes(codes.size)
     table, words = payload[:table_bytes].view(np.uint32), payload[table_bytes:].view(np.uint64)
     if codes.size and not words.size:
         raise ValueError(f"{codes.size} codes cannot be written into {payload.size} bytes")
     parts = _parts(codes.size, num_threads)
-    starts = {parts[0][0]: 0}
-    for begin, end in parts[:-1]:  # where the words of the next thread begin
-        starts[end] = starts[begin] + words_of(codes, begin, end, parameter)
+    starts = {0: 0}
+    if len(parts) > 1:  # where the words of each thread begin
+        taken = threads.run(lambda begin, end: words_of(codes, begin, end, parameter), parts[:-1])
+        starts.update(zip([end for _, end in parts[:-1]], np.cumsum(taken).tolist(), strict=True))
     ends = threads.run(
         lambda begin, end: write_chunks(codes, parameter, table, words, begin, end, starts[begin]), parts
     )
     if ends[-1] != words.size:
         raise ValueError(f"these codes take {ends[-1]} words with parameter {parameter}, there are {words.size}")
+
+
+def _check(codes: NDArray[np.int32], payload: NDArray[np.uint8]) -> None:
+    """Refuse what compiled loops would reach beyond: they take memory to be contiguous."""
+    for array, dtype in ((codes, np.int32), (payload, np.uint8)):
+        if array.dtype != dtype or array.ndim != 1 or not array.flags.c_contiguous:
+            raise ValueError(f"a contiguous {np.dtype(dtype)} array is needed, not {array.dtype}{list(array.shape)}")
 
 
 def _parts(count: int, num_threads: int | None) -> list[tuple[int, int]]:
@@ -147,17 +176,19 @@ def read(
     Returns
     -------
     int
-        `count` if the payload is just what `write` makes of these codes; else less: the codes of the chunks up to the
-        first that is not good, or -1 for bytes without codes.
+        `count` if the payload is just what `write` makes of these codes; else less: the codes of the chunks in front
+        of the first that is not good, by itself or by the table's entry for the one after it; -1 for bytes without
+        codes.
     """
+    _check(codes, payload)
     table_bytes = _table_bytes(codes.size)
     if payload.size % 8 or payload.size < table_bytes or not 0 <= parameter <= MAX_PARAMETER:
         return 0 if codes.size else -1
     if not codes.size:
         return -1 if payload.size else 0
-    table, data = payload[:table_bytes].view(np.uint32), payload[table_bytes:]
+    table, data, most = payload[:table_bytes].view(np.uint32), payload[table_bytes:], min(n, MAX_MAGNITUDE)
     parts = _parts(codes.size, num_threads)
-    good = threads.run(lambda begin, end: read_chunks(data, table, parameter, n, codes, begin, end), parts)
+    good = threads.run(lambda begin, end: read_chunks(data, table, parameter, most, codes, begin, end), parts)
     for (begin, end), chunks in zip(parts, good, strict=True):
         if chunks < end - begin:
             return int(begin + chunks) * CHUNK

@@ -5,17 +5,14 @@ from typing import Any
 import numpy as np
 
 from hvdspark_kernels.jit import jit
-from hvdspark_kernels.rice import scalar
 from hvdspark_kernels.rice.scalar import ESCAPE, RAW_BITS
 
-__all__ = ["LONGEST", "ONE", "code_bits", "gap_at", "short_bits"]
+__all__ = ["LONGEST", "ONE", "gap_at", "short_bits"]
 
 LONGEST = ESCAPE + RAW_BITS + 2
 """Bits of the longest code."""
 
 ONE = np.uint64(1)
-
-code_bits = jit(scalar.code_bits)
 
 
 @jit
@@ -26,8 +23,7 @@ def gap_at(codes: Any, place: Any) -> Any:
 
 
 @jit
-def short_bits(before: Any, code: Any, parameter: Any) -> Any:
-    """Return `scalar.code_bits` of a gap in 32 bits: vectors hold twice as many of them."""
-    gap = np.uint32(abs(code) - abs(before) - np.int32(1))
+def short_bits(gap: Any, parameter: Any) -> Any:
+    """Return `scalar.code_bits` in 32 bits: vectors hold twice as many of them."""
     quotient = gap >> parameter
     return quotient + parameter + np.uint32(2) if quotient < np.uint32(ESCAPE) else np.uint32(LONGEST)

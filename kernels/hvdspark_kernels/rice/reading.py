@@ -7,12 +7,13 @@ import numpy as np
 from hvdspark_kernels.jit import BLOCK, jit, load_word, trailing_zeros
 from hvdspark_kernels.rice import scalar
 from hvdspark_kernels.rice.gaps import LONGEST, ONE
-from hvdspark_kernels.rice.scalar import CHUNK, ESCAPE, RAW_BITS
+from hvdspark_kernels.rice.row import LANES, put_codes
+from hvdspark_kernels.rice.scalar import CHUNK, ESCAPE, MAX_MAGNITUDE, RAW_BITS
 
 __all__ = ["read_chunks"]
 
 _LANES = 4
-_BLOCK_BYTES = BLOCK * LONGEST // 8 + 8  # what reading a block can touch
+_BLOCK_BYTES = BLOCK * (LONGEST + 1) // 8 + 8  # what a block can touch; + 1: a unary part that is too long is passed by
 _STOP = np.uint64(1 << (ESCAPE + 1))
 
 _join = jit(scalar.join)
@@ -20,102 +21,112 @@ _join = jit(scalar.join)
 
 @jit
 def _step(data: Any, position: Any, parameter: Any) -> Any:
-    """Find the next code: return its unary part, what follows of it, and where the one after it begins."""
+    """Return the bits from a code on, and where the next one begins."""
     window = load_word(data, np.int64(position >> np.uint64(3))) >> (position & np.uint64(7))
     after = np.uint64(trailing_zeros(window | _STOP)) + ONE
     following = position + after + (parameter + ONE)
     if after > np.uint64(ESCAPE):
         following = position + after + np.uint64(RAW_BITS + 1)
-    return after - ONE, window >> after, following
+    return window, following
 
 
 @jit
-def _scan(data: Any, position: Any, parameter: Any, unaries: Any, rests: Any) -> Any:
+def _scan(data: Any, position: Any, parameter: Any, windows: Any) -> Any:
     """Find the codes of a block in one chunk."""
     for j in range(BLOCK):
-        unaries[0, j], rests[0, j], position = _step(data, position, parameter)
+        windows[j], position = _step(data, position, parameter)
     return position
 
 
 @jit
-def _scan_four(data: Any, one: Any, two: Any, three: Any, four: Any, parameter: Any, unaries: Any, rests: Any) -> Any:
+def _scan_four(data: Any, one: Any, two: Any, three: Any, four: Any, parameter: Any, windows: Any) -> Any:
     """Find the codes of a block in four chunks at a time."""
     for j in range(BLOCK):
-        unaries[0, j], rests[0, j], one = _step(data, one, parameter)
-        unaries[1, j], rests[1, j], two = _step(data, two, parameter)
-        unaries[2, j], rests[2, j], three = _step(data, three, parameter)
-        unaries[3, j], rests[3, j], four = _step(data, four, parameter)
+        windows[j], one = _step(data, one, parameter)
+        windows[j + BLOCK], two = _step(data, two, parameter)
+        windows[j + 2 * BLOCK], three = _step(data, three, parameter)
+        windows[j + 3 * BLOCK], four = _step(data, four, parameter)
     return one, two, three, four
 
 
 @jit
+def _split_block(windows: Any, first: Any, parameter: Any, gaps: Any, signs: Any) -> Any:
+    """Make gaps (plus one) and signs (0 or -1) of a block; return the sum of the gaps, and whether any is rare.
+
+    Rare gaps, raw ones and those of 31 bits, are to be looked at one by one.
+    """
+    total, rare = np.uint64(0), np.uint64(0)
+    mask = (ONE << parameter) - ONE
+    found = windows[first : first + BLOCK]
+    for j in range(BLOCK):
+        unary = np.uint64(trailing_zeros(found[j] | _STOP))
+        rest = found[j] >> (unary + ONE)
+        short = unary < np.uint64(ESCAPE)
+        gap = ((unary << parameter) | (rest & mask) if short else rest & np.uint64(MAX_MAGNITUDE)) + ONE
+        gaps[j] = gap
+        signs[j] = -np.int32((rest >> (parameter if short else np.uint64(RAW_BITS))) & ONE)
+        total += gap
+        rare |= gap >> np.uint64(RAW_BITS) if short else ONE
+    return total, rare
+
+
+@jit
+def _all_good(windows: Any, first: Any, count: Any, parameter: Any) -> Any:
+    """Tell whether so many codes of a block are such as `write` writes."""
+    for window in windows[first : first + count]:
+        unary = trailing_zeros(window | _STOP)
+        width = parameter if unary < ESCAPE else RAW_BITS
+        low = np.int64((window >> np.uint64(unary)) >> ONE) & ((np.int64(1) << width) - 1)
+        if not 0 <= _join(unary, low, parameter) < MAX_MAGNITUDE:
+            return False
+    return True
+
+
+@jit
 def _finish(
-    unaries: Any, rests: Any, gaps: Any, signs: Any, parameter: Any, count: Any, last: Any, codes: Any, place: Any
+    windows: Any, first: Any, gaps: Any, signs: Any, parameter: Any, count: Any, last: Any, codes: Any, place: Any
 ) -> Any:
     """Make codes of what was found; return the last magnitude, or -1 if one of them is no code that `write` writes."""
-    if _join_block(unaries, rests, np.uint32(parameter), gaps, signs):
-        for j in range(count):
-            if _join(np.int64(unaries[j]), np.int64(rests[j]) & _low_mask(unaries[j], parameter), parameter) < 0:
-                return np.int64(-1)
-    for j in range(BLOCK):  # also those that do not count: a loop of constant length has no remainder
-        last += gaps[j]
-        gaps[j] = last
+    total, rare = _split_block(windows, first, np.uint64(parameter), gaps, signs)
+    if rare and not _all_good(windows, first, count, parameter):
+        return np.int64(-1)
     if count == BLOCK:
-        found = codes[place : place + BLOCK]
-        for j in range(BLOCK):
-            found[j] = (np.int32(gaps[j]) ^ -signs[j]) + signs[j]
-    else:
-        for j in range(count):
-            codes[place + j] = (np.int32(gaps[j]) ^ -signs[j]) + signs[j]
-    return gaps[count - 1]
-
-
-@jit
-def _low_mask(unary: Any, parameter: Any) -> Any:
-    return (np.int64(1) << (parameter if unary < ESCAPE else RAW_BITS)) - 1
-
-
-@jit
-def _join_block(unaries: Any, rests: Any, parameter: Any, gaps: Any, signs: Any) -> Any:
-    """Make gaps (plus one) and signs of a block; return whether any code in it is out of the ordinary."""
-    mask = (np.uint32(1) << parameter) - np.uint32(1)
-    odd = np.uint32(0)
-    for j in range(BLOCK):
-        short = unaries[j] < np.uint32(ESCAPE)
-        gap = (np.uint64(unaries[j]) << np.uint64(parameter)) | np.uint64(rests[j] & mask)
-        gaps[j] = np.int64(gap if short else np.uint64(rests[j] & np.uint32(0x7FFFFFFF))) + 1
-        signs[j] = np.int32((rests[j] >> (parameter if short else np.uint32(RAW_BITS))) & np.uint32(1))
-        odd |= np.uint32(0) if short else np.uint32(1)
-    return odd
+        reached = np.uint32(last)
+        for start in range(0, BLOCK, LANES):
+            reached = put_codes(codes, place + start, gaps, signs, start, reached)
+        return last + np.int64(total)
+    for j in range(count):
+        last += np.int64(gaps[j])
+        codes[place + j] = (np.int32(last) ^ signs[j]) - signs[j]
+    return last
 
 
 @jit
 def _window(data: Any, position: Any) -> Any:
     """Load the bits from a position on; zeros behind the end."""
     byte, window = np.int64(position >> np.uint64(3)), np.uint64(0)
-    for k in range(8):
-        if byte + k < data.size:
-            window |= np.uint64(data[byte + k]) << np.uint64(8 * k)
+    if byte + 8 <= data.size:
+        window = load_word(data, byte)
+    else:
+        for k in range(byte, data.size):
+            window |= np.uint64(data[k]) << np.uint64(8 * (k - byte))
     return window >> (position & np.uint64(7))
 
 
 @jit
 def _read_rest(data: Any, position: Any, parameter: Any, last: Any, codes: Any, begin: Any, end: Any) -> Any:
     """Read the codes ``begin..end`` of a chunk, a block at a time, and near the end of the payload one at a time."""
-    unaries, rests = np.empty((1, BLOCK), np.uint32), np.empty((1, BLOCK), np.uint32)
-    gaps, signs = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int32)
+    windows, gaps, signs = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.int32)
     while begin < end:
         count = min(BLOCK, end - begin)
         if count == BLOCK and np.int64(position >> np.uint64(3)) + _BLOCK_BYTES <= data.size:
-            position = _scan(data, position, np.uint64(parameter), unaries, rests)
+            position = _scan(data, position, np.uint64(parameter), windows)
         else:
             for j in range(count):
-                window = _window(data, position)
-                unary = np.uint64(trailing_zeros(window | _STOP))
-                width = np.uint64(parameter if unary < np.uint64(ESCAPE) else RAW_BITS)
-                unaries[0, j], rests[0, j] = unary, (window >> unary) >> ONE
-                position += unary + width + np.uint64(2)
-        last = _finish(unaries[0], rests[0], gaps, signs, parameter, count, last, codes, begin)
+                windows[j] = _window(data, position)
+                unary = np.uint64(trailing_zeros(windows[j] | _STOP))
+                position += unary + np.uint64((parameter if unary < np.uint64(ESCAPE) else RAW_BITS) + 2)
+        last = _finish(windows, 0, gaps, signs, parameter, count, last, codes, begin)
         if last < 0:
             return position, last
         begin += count
@@ -123,27 +134,33 @@ def _read_rest(data: Any, position: Any, parameter: Any, last: Any, codes: Any, 
 
 
 @jit
-def _read_four(data: Any, positions: Any, parameter: Any, lasts: Any, codes: Any, begin: Any) -> Any:
-    """Read four whole chunks as far as all of them are far from the end of the payload; return how far."""
-    unaries, rests = np.empty((_LANES, BLOCK), np.uint32), np.empty((_LANES, BLOCK), np.uint32)
-    gaps, signs = (
-        np.empty(BLOCK, np.int64),
-        np.empty(BLOCK, np.int32),
-    )  # made once: making them takes as long as a block
+def _read_lanes(data: Any, positions: Any, parameter: Any, lasts: Any, codes: Any, begin: Any, lanes: Any) -> Any:
+    """Read two to four whole chunks as far as all of them are far from the end of the payload; return how far.
+
+    Where one of them is found to be bad, nothing has been done: which one it is, reading them one by one will tell.
+    """
+    windows = np.empty(_LANES * BLOCK, np.uint64)  # made once: making it takes as long as a block
+    gaps, signs = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.int32)
     one, two, three, four = positions[0], positions[1], positions[2], positions[3]
+    reached = np.empty(_LANES, np.int64)
+    for lane in range(lanes):
+        reached[lane] = lasts[lane]
     done = 0
     while done < CHUNK:
         furthest = max(one, two, three, four)
         if np.int64(furthest >> np.uint64(3)) + _BLOCK_BYTES > data.size:
             break
-        one, two, three, four = _scan_four(data, one, two, three, four, np.uint64(parameter), unaries, rests)
-        for lane in range(_LANES):
+        one, two, three, four = _scan_four(data, one, two, three, four, np.uint64(parameter), windows)
+        for lane in range(lanes):
             place = begin + lane * CHUNK + done
-            lasts[lane] = _finish(unaries[lane], rests[lane], gaps, signs, parameter, BLOCK, lasts[lane], codes, place)
-            if lasts[lane] < 0:
-                return done
+            before = reached[lane]
+            reached[lane] = _finish(windows, lane * BLOCK, gaps, signs, parameter, BLOCK, before, codes, place)
+            if reached[lane] < 0:
+                return 0
         done += BLOCK
     positions[0], positions[1], positions[2], positions[3] = one, two, three, four
+    for lane in range(lanes):
+        lasts[lane] = reached[lane]
     return done
 
 
@@ -163,21 +180,16 @@ def read_chunks(data: Any, table: Any, parameter: Any, n: Any, codes: Any, first
     positions, lasts = np.empty(_LANES, np.uint64), np.empty(_LANES, np.int64)
     chunk = first
     while chunk < last:
-        lanes = _LANES if chunk + _LANES <= last and (chunk + _LANES) * CHUNK <= codes.size else 1
-        for lane in range(lanes):
-            entry = 2 * (chunk + lane - 1)
+        whole = min(last, codes.size // CHUNK) - chunk
+        lanes = max(1, min(_LANES, whole))
+        for lane in range(_LANES):
+            entry = 2 * (chunk + min(lane, lanes - 1) - 1)  # those too many repeat the last one
             positions[lane] = np.uint64(64 * np.int64(table[entry + 1])) if entry >= 0 else np.uint64(0)
             lasts[lane] = np.int64(table[entry]) if entry >= 0 else np.int64(0)
-            if np.int64(positions[lane]) > 8 * data.size:
-                return chunk - first
-        done = _read_four(data, positions, parameter, lasts, codes, chunk * CHUNK) if lanes == _LANES else 0
+        done = _read_lanes(data, positions, parameter, lasts, codes, chunk * CHUNK, lanes) if lanes > 1 else 0
         for lane in range(lanes):
-            if lasts[lane] < 0:
-                return chunk - first
-            begin, end = (chunk + lane) * CHUNK, min((chunk + lane + 1) * CHUNK, codes.size)
-            position, reached = _read_rest(
-                data, positions[lane], parameter, lasts[lane], codes, begin + done, end
-            )  # fmt: skip
+            begin, end = (chunk + lane) * CHUNK + done, min((chunk + lane + 1) * CHUNK, codes.size)
+            position, reached = _read_rest(data, positions[lane], parameter, lasts[lane], codes, begin, end)
             following = chunk + lane + 1 < chunks
             word = np.int64(table[2 * (chunk + lane) + 1]) if following else data.size // 8
             if reached < 0 or reached > n or not _ends_well(data, position, word):

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from hvdspark_kernels.rice.scalar import CHUNK, ESCAPE, MAX_PARAMETER, RAW_BITS, code_bits, join, split
+from hvdspark_kernels.rice.scalar import CHUNK, ESCAPE, MAX_MAGNITUDE, MAX_PARAMETER, RAW_BITS, code_bits, join, split
 
 __all__ = ["best_size", "most_codes", "read", "write"]
 
@@ -53,8 +53,8 @@ def read(payload: NDArray[np.uint8], parameter: int, n: int, codes: NDArray[np.i
     """Read what `write` wrote: see `hvdspark_kernels.rice.cpu.read`."""
     chunks = -(-codes.size // CHUNK)
     table_bytes = 8 * max(0, chunks - 1)
-    if payload.size < table_bytes or payload.size % 8:
-        return 0
+    if payload.size < table_bytes or payload.size % 8 or not 0 <= parameter <= MAX_PARAMETER:
+        return 0 if chunks else -1
     table = payload[:table_bytes].view("<u4").reshape(-1, 2).tolist()
     words = payload[table_bytes:].view("<u8").tolist()
     offsets = [0, *(offset for _, offset in table), len(words)] if chunks else [0]
@@ -62,24 +62,26 @@ def read(payload: NDArray[np.uint8], parameter: int, n: int, codes: NDArray[np.i
     for chunk in range(chunks):
         begin, end = offsets[chunk : chunk + 2]
         start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, codes.size)
-        if not begin <= end <= len(words) or (chunk and table[chunk - 1][0] != last):
+        if not begin <= end <= len(words):
             return start
         found = _read_chunk(words[begin:end], parameter, stop - start, last)
-        if found is None or abs(found[-1]) > n:
+        if found is None or abs(found[-1]) > min(n, MAX_MAGNITUDE):
             return start
         codes[start:stop] = found
         last = abs(found[-1])
+        if chunk + 1 < chunks and table[chunk][0] != last:
+            return start
     return codes.size if chunks or not words else -1
 
 
 def _read_chunk(words: list[int], parameter: int, count: int, last: int) -> list[int] | None:
     """Return the codes of a chunk, or None if it is not just what `write` would have written."""
-    stream = sum(word << 64 * place for place, word in enumerate(words))
-    length = 64 * len(words)
+    length, words = 64 * len(words), [*words, 0, 0]
     used = 0
     found = []
     for _ in range(count):
-        rest = stream >> used
+        place, shift = divmod(used, 64)
+        rest = (words[place] | words[place + 1] << 64) >> shift  # a code is shorter than a word
         unary = (rest & -rest).bit_length() - 1 if rest else ESCAPE + 1
         width = parameter if unary < ESCAPE else RAW_BITS
         gap = join(unary, rest >> unary + 1 & (1 << width) - 1, parameter)
@@ -90,4 +92,4 @@ def _read_chunk(words: list[int], parameter: int, count: int, last: int) -> list
         used += unary + width + 2
         if used > length:
             return None
-    return found if stream >> used == 0 and -(-used // 64) == len(words) else None
+    return found if length - used < 64 and words[used // 64] >> used % 64 == 0 else None

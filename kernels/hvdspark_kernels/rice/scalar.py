@@ -1,6 +1,6 @@
 """The maths of one gap, written once. `cpu.py` compiles it; `reference.py` runs it as it stands."""
 
-__all__ = ["CHUNK", "ESCAPE", "MAX_PARAMETER", "RAW_BITS", "code_bits", "join", "split"]
+__all__ = ["CHUNK", "ESCAPE", "MAX_MAGNITUDE", "MAX_PARAMETER", "RAW_BITS", "code_bits", "join", "split"]
 
 CHUNK = 4096
 """Codes of a chunk."""
@@ -10,6 +10,9 @@ ESCAPE = 23
 
 RAW_BITS = 31
 """Bits of any gap."""
+
+MAX_MAGNITUDE = (1 << RAW_BITS) - 1
+"""The largest magnitude of a code, an int32."""
 
 MAX_PARAMETER = 30
 """Above it a raw gap is shorter."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from hvdspark_kernels.jit import BLOCK, jit
 from hvdspark_kernels.rice import scalar
-from hvdspark_kernels.rice.gaps import ONE, code_bits, gap_at
+from hvdspark_kernels.rice.gaps import ONE, gap_at, short_bits
 from hvdspark_kernels.rice.scalar import CHUNK, ESCAPE, RAW_BITS
 
 __all__ = ["words_of", "write_chunks"]
@@ -67,9 +67,8 @@ def _write_chunk(codes: Any, begin: Any, end: Any, parameter: Any, words: Any, s
         if _prepare(codes, block, np.uint32(parameter), bits, lengths) <= np.uint32(32):
             for j in range(0, BLOCK, 2):  # two codes fit into a word: half as many steps depend on each other
                 pair = bits[j] | (bits[j + 1] << np.uint64(lengths[j]))
-                last, fill, place = _append(
-                    pair, np.uint64(lengths[j] + lengths[j + 1]), last, fill, words, place
-                )  # fmt: skip
+                both = np.uint64(lengths[j] + lengths[j + 1])
+                last, fill, place = _append(pair, both, last, fill, words, place)
         else:
             for j in range(BLOCK):
                 last, fill, place = _append(bits[j], np.uint64(lengths[j]), last, fill, words, place)
@@ -86,10 +85,12 @@ def words_of(codes: Any, first: Any, last: Any, parameter: Any) -> Any:
     """Return how many words the chunks ``first..last`` take."""
     total = np.int64(0)
     for chunk in range(first, last):
-        bits = np.int64(0)
-        for place in range(chunk * CHUNK, min((chunk + 1) * CHUNK, codes.size)):
-            bits += code_bits(gap_at(codes, place), parameter)
-        total += (bits + 63) // 64
+        start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, codes.size)
+        bits, short = short_bits(np.uint32(gap_at(codes, start)), np.uint32(parameter)), np.uint32(parameter)
+        now, before = codes[start + 1 : stop], codes[start : stop - 1]
+        for j in range(now.size):
+            bits += short_bits(np.uint32(abs(now[j]) - abs(before[j]) - np.int32(1)), short)
+        total += (np.int64(bits) + 63) // 64
     return total
 
 

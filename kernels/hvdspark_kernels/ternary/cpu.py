@@ -6,12 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark_kernels.jit import jit
+from hvdspark_kernels.ternary.row import LANES, put_row
 from hvdspark_kernels.ternary.scalar import DIGITS, VALUES, digit
 
 __all__ = ["read", "size", "write"]
 
 _POWERS = 3 ** np.arange(DIGITS)
-_ELEMENTS = np.array([[digit(byte, place) for place in range(DIGITS)] for byte in range(VALUES)], np.int32)
+
+
+def _rows() -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return for every byte how many of its elements are not zero, and a row of their places, 1 to 5, with their signs.
+
+    Bytes that mean nothing have no elements.
+    """
+    counts, places = np.zeros(256, np.int64), np.zeros((256, LANES), np.int32)
+    for byte in range(VALUES):
+        found = [digit(byte, k) * (k + 1) for k in range(DIGITS) if digit(byte, k)]
+        counts[byte], places[byte, : len(found)] = len(found), found
+    return counts, places.reshape(-1)
+
+
+_COUNTS, _PLACES = _rows()
 
 
 def size(n: int) -> int:
@@ -29,26 +44,26 @@ def _write(codes: Any, payload: Any) -> Any:
 
 
 @jit
-def _read(payload: Any, n: Any, codes: Any) -> Any:
-    """Return the number of codes found, or -1 less those in front of the first byte that is not good."""
+def _read(payload: Any, limit: Any, codes: Any) -> Any:
+    """Return how many codes there are, or -1 less those in front of the first fault.
+
+    A fault: more elements than there is room for, a byte that means nothing, a last one that reaches `limit`.
+    """
     count = 0
     for place in range(payload.size):
-        byte, first = np.int64(payload[place]), np.int64(place) * DIGITS
-        if byte >= VALUES:
+        byte, first = np.int64(payload[place]), np.int32(DIGITS * place)
+        if byte >= (VALUES if place + 1 < payload.size else limit):
             return -1 - count
-        if count + DIGITS <= codes.size and first + DIGITS <= n:
-            for k in range(DIGITS):  # a zero is written as well, and the next one takes its place: no branch
-                element = _ELEMENTS[byte, k]
-                codes[count] = element * (first + k + 1)
-                count += element != 0
-            continue
-        for k in range(DIGITS):
-            element = _ELEMENTS[byte, k]
-            if element:
-                if first + k >= n or count >= codes.size:
-                    return -1 - count
-                codes[count] = element * (first + k + 1)
-                count += 1
+        found = _COUNTS[byte]
+        if count + LANES <= codes.size:
+            put_row(codes, count, _PLACES, LANES * byte, first)  # the next one overwrites what is beyond `found`
+        else:
+            for k in range(min(found, codes.size - count)):
+                place_in_byte = _PLACES[LANES * byte + k]
+                codes[count + k] = place_in_byte + (first if place_in_byte > 0 else -first)
+            if count + found > codes.size:
+                return -1 - codes.size
+        count += found
     return count
 
 
@@ -73,13 +88,28 @@ def write(codes: NDArray[np.int32], n: int, payload: NDArray[np.uint8]) -> None:
 def read(payload: NDArray[np.uint8], n: int, codes: NDArray[np.int32]) -> int:
     """Read codes, whatever the bytes are: nothing is read outside of the payload, nothing written outside of ``codes``.
 
+    On one thread: where another one's codes begin is known only from counting, which takes as long as it would save.
+
+    Parameters
+    ----------
+    payload
+        ``[size(n)] uint8``, writable or not.
+    n
+        Number of elements, below ``2**31``.
+    codes
+        ``[count] int32``, contiguous, overwritten.
+
     Returns
     -------
     int
-        The number of codes if the payload is just what `write` makes of them; else less: those in front of the first
-        fault.
+        `count` if the payload is just what `write` makes of these codes; else less: the codes in front of the first
+        fault, or -1 for a payload of another size or one of elements without codes.
     """
+    if payload.dtype != np.uint8 or codes.dtype != np.int32 or codes.ndim != 1 or not codes.flags.c_contiguous:
+        shapes = f"{payload.dtype}{list(payload.shape)} into {codes.dtype}{list(codes.shape)}"
+        raise ValueError(f"uint8 is read into a contiguous int32 array [count], not {shapes}")
     if payload.size != size(n):
         return -1
-    count = int(_read(payload, n, codes))
+    limit = VALUES if n % DIGITS == 0 else 3 ** (n % DIGITS)  # of the last byte: elements from `n` on are zero
+    count = int(_read(payload, limit, codes))
     return count if count == codes.size else min(-1 - count if count < 0 else count, codes.size - 1)

@@ -22,17 +22,18 @@ def write(codes: NDArray[np.int32], n: int, payload: NDArray[np.uint8]) -> None:
 
 def read(payload: NDArray[np.uint8], n: int, codes: NDArray[np.int32]) -> int:
     """Read codes: see `hvdspark_kernels.ternary.cpu.read`."""
+    if payload.size != size(n):
+        return -1
     found: list[int] = []
     for place, byte in enumerate(payload.tolist()):
         digits = [digit(byte, k) for k in range(DIGITS)]
-        inside = n - place * DIGITS
-        if byte >= VALUES or any(digits[max(0, inside) :]):
+        if byte >= VALUES or any(digits[max(0, n - place * DIGITS) :]):
             break
         found += [sign * (place * DIGITS + k + 1) for k, sign in enumerate(digits) if sign]
         if len(found) > codes.size:
             break
     else:
-        if len(found) == codes.size and payload.size == size(n):
+        if len(found) == codes.size:
             codes[:] = found
             return codes.size
     return min(len(found), codes.size - 1)
