@@ -69,7 +69,8 @@ def decode_into(
             add_dense(checked[first].body, scales[first])
         else:
             ends, values = _runs(checked[first:last], scales[first:last])
-            add_codes(codes[starts[first] : starts[last]], ends, values)
+            begins = np.array(starts[first:last], np.int64) - starts[first]
+            add_codes(codes[starts[first] : starts[last]], ends, values, begins)
 
 
 def _read_codes(checked: list[Checked]) -> tuple[NDArray[np.int32], list[int]]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from hvdspark.codec import host
+from hvdspark.codec import cuda, host
 from hvdspark.codec.store import AddCodes, AddDense, Store
 from hvdspark.errors import ConfigurationError, UnsupportedError
 
@@ -25,7 +25,7 @@ def open_store(n: int, device: str, num_threads: int | None) -> Store:
     if kind == "cpu" and not number:
         return host.HostStore(n, num_threads)
     if kind == "cuda" and (not number or number.isdigit()):
-        raise UnsupportedError(f"device {device!r} is not there yet: encode on device='cpu'")
+        return cuda.CudaStore(n, int(number or 0))
     raise ConfigurationError(f"device must be 'cpu', 'cuda' or 'cuda:0', not {device!r}")
 
 
@@ -39,4 +39,6 @@ def target(out: Any, num_threads: int | None) -> tuple[AddCodes, AddDense, int]:
     """
     if isinstance(out, np.ndarray):
         return host.target(out, num_threads)
-    raise UnsupportedError(f"out must be a NumPy array, not a {type(out).__name__}")
+    if cuda.is_device_array(out):
+        return cuda.target(out)
+    raise UnsupportedError(f"out must be an array of NumPy or of a CUDA device, not a {type(out).__name__}")

@@ -44,7 +44,7 @@ def target(out: NDArray[np.float32], num_threads: int | None) -> tuple[AddCodes,
     if not out.flags.writeable:
         raise UnsupportedError("out must be writable")
     return (
-        lambda codes, ends, values: add_codes(codes, ends, values, out, num_threads),
+        lambda codes, ends, values, _: add_codes(codes, ends, values, out, num_threads),
         lambda body, scale: DenseFormat().add(body, scale, out),
         out.size,
     )

@@ -38,7 +38,7 @@ class ResidualPostProcessor(Kind):
         Parameters
         ----------
         residual
-            ``[n] float32``, owned by the encoder.
+            ``[n] float32``, owned by the encoder: a group's part of the residual, on its device.
         iteration
             The number of encodes before the one just done.
         threshold
@@ -94,10 +94,14 @@ class ResidualClippingPostProcessor(ResidualPostProcessor):
         """Clip to ``threshold_multiple * threshold`` if it is this encode's turn."""
         if iteration == 0 or iteration % self.frequency:
             return 0.0
-        from hvdspark_kernels.clip.cpu import clip_residual
-
         bound = min(self.threshold_multiple * threshold, float(np.finfo(np.float32).max))
-        return clip_residual(residual, bound, num_threads)
+        if not isinstance(residual, np.ndarray):
+            from hvdspark_kernels.clip import cuda
+
+            return cuda.clip_residual(residual, bound)
+        from hvdspark_kernels.clip import cpu
+
+        return cpu.clip_residual(residual, bound, num_threads)
 
 
 ResidualPostProcessor.known += [NoOpResidualPostProcessor, ResidualClippingPostProcessor]

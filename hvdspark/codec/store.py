@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 __all__ = ["AddCodes", "AddDense", "Store", "Update"]
 
 
-AddCodes = Callable[[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]], None]
+AddCodes = Callable[[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]], None]
+"""Called with codes, ends and values of runs, as `add_codes`, and with where the codes of each message start."""
+
 AddDense = Callable[[NDArray[np.uint8], float], None]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(240)
 def test_simulated_kernels_equal_the_reference():
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}

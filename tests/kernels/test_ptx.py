@@ -15,7 +15,10 @@ from hvdspark_kernels.clip import cuda as clip_cuda
 from hvdspark_kernels.threshold import cuda as kernels
 from hvdspark_kernels.threshold import cuda_codes, tile
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(config.ENABLE_CUDASIM, reason="the simulator compiles nothing")]
+pytestmark = [
+    pytest.mark.exhaustive,
+    pytest.mark.skipif(config.ENABLE_CUDASIM, reason="the simulator compiles nothing"),
+]
 
 F32, I32, I64, F64 = (types.Array(kind, 1, "C") for kind in (types.float32, types.int32, types.int64, types.float64))
 LONG = types.int64
