@@ -9,8 +9,9 @@
 
 from hvdspark.codec.decoder import decode_into
 from hvdspark.codec.encoder import Encoder
+from hvdspark.codec.groups import Groups
 from hvdspark.codec.inspection import EncodingRecord, Magnitudes
-from hvdspark.codec.message import Expected, Header, Stamp, read_header
+from hvdspark.codec.message import Expected, Header, Message, Stamp, read_groups, read_header
 from hvdspark.codec.residual import (
     AnyResidualPostProcessor,
     NoOpResidualPostProcessor,
@@ -21,6 +22,7 @@ from hvdspark.codec.threshold import (
     AdaptiveThresholdAlgorithm,
     AnyThresholdAlgorithm,
     FixedThresholdAlgorithm,
+    Quantile,
     TargetSparsityThresholdAlgorithm,
     ThresholdAlgorithm,
     ThresholdState,
@@ -34,9 +36,12 @@ __all__ = [
     "EncodingRecord",
     "Expected",
     "FixedThresholdAlgorithm",
+    "Groups",
     "Header",
     "Magnitudes",
+    "Message",
     "NoOpResidualPostProcessor",
+    "Quantile",
     "ResidualClippingPostProcessor",
     "ResidualPostProcessor",
     "Stamp",
@@ -44,5 +49,6 @@ __all__ = [
     "ThresholdAlgorithm",
     "ThresholdState",
     "decode_into",
+    "read_groups",
     "read_header",
 ]

@@ -12,7 +12,7 @@ from hvdspark.codec.dense import DenseFormat
 from hvdspark.codec.store import AddCodes, AddDense, Store, Update
 from hvdspark.errors import ConfigurationError, UnsupportedError
 
-__all__ = ["CudaStore", "is_device_array", "target"]
+__all__ = ["CudaStore", "is_device_array", "target", "why_not"]
 
 
 def is_device_array(array: Any) -> bool:
@@ -149,16 +149,26 @@ class CudaStore(Store):
         self.residual.copy_to_device(np.ascontiguousarray(residual))
 
 
-def _driver(number: int) -> Any:
-    """Return ``numba.cuda``, with this thread on the GPU of that number."""
+def why_not(number: int) -> str | None:
+    """Return why the GPU of that number cannot be used here; None if it can."""
     if importlib.util.find_spec("numba_cuda") is None:
-        raise UnsupportedError('device="cuda" needs numba-cuda: pip install "hvdspark[cuda]"')
+        return 'a GPU needs numba-cuda: pip install "hvdspark[cuda]"'
     from numba import cuda
 
     if not cuda.is_available():
-        raise UnsupportedError('device="cuda", but Numba finds no NVIDIA GPU with a working driver here')
+        return "Numba finds no NVIDIA GPU with a working driver here"
     if number >= len(cuda.gpus):
-        raise UnsupportedError(f"device cuda:{number} is not there: this process sees {len(cuda.gpus)} GPUs")
+        return f"cuda:{number} is not there: this process sees {len(cuda.gpus)} GPUs"
+    return None
+
+
+def _driver(number: int) -> Any:
+    """Return ``numba.cuda``, with this thread on the GPU of that number."""
+    reason = why_not(number)
+    if reason is not None:
+        raise UnsupportedError(f'device="cuda:{number}": {reason}')
+    from numba import cuda
+
     cuda.select_device(number)
     return cuda
 

@@ -52,6 +52,8 @@ def decode_into(
     MessageError
         If any byte of any message was changed, is missing or was added, or a message is not the expected one; `out` is
         as it was. The text says which message, counted from 0.
+    NonFiniteError
+        If a scale, or what it makes of a message, is no float32 number; `out` is as it was.
     """
     add_codes, add_dense, n = target(out, num_threads)
     scales = _one_each(scale, len(messages), "scale")
@@ -60,7 +62,9 @@ def decode_into(
     for place, (message, factor, hope) in enumerate(zip(messages, scales, hopes, strict=True)):
         with _naming(place, len(messages)):
             checked.append(check(message, n, hope))
-        largest = max(1.0, float(checked[-1].groups.magnitudes.max()))
+        form, groups = checked[-1].form, checked[-1].groups
+        found = form.largest(checked[-1].body) if isinstance(form, DenseFormat) else float(groups.magnitudes.max())
+        largest = max(1.0, found)
         if not _is_float32(factor * largest):
             raise NonFiniteError(f"scale {factor} times magnitude {largest} of message {place} is no float32 number")
     codes, starts = _read_codes(checked)

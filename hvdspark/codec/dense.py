@@ -18,6 +18,11 @@ class DenseFormat:
         """Return four bytes an element."""
         return 4 * n
 
+    def largest(self, payload: NDArray[np.uint8]) -> float:
+        """Return the largest magnitude."""
+        values = payload.view("<f4")
+        return max(float(values.max()), -float(values.min()))
+
     def check(self, payload: NDArray[np.uint8]) -> str | None:
         """Find the first value that is not finite."""
         values = payload.view("<f4")

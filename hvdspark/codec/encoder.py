@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark.codec.devices import open_store
-from hvdspark.codec.format import Format, Plan
+from hvdspark.codec.format import Format
 from hvdspark.codec.groups import Groups
-from hvdspark.codec.inspection import EncodingRecord, Magnitudes, magnitudes
+from hvdspark.codec.inspection import EncodingRecord, Magnitudes, magnitudes, records
 from hvdspark.codec.message import DENSE, FORMATS, HEADER_BYTES, Message, Stamp, read_groups, read_header, seal
 from hvdspark.codec.options import check_options, check_parts, check_state, checked_ends, checked_names
 from hvdspark.codec.residual import NoOpResidualPostProcessor, ResidualPostProcessor
@@ -55,7 +55,8 @@ class Encoder:
     names
         ``(name, start, stop)`` of the parameters inside the flat update, for error messages.
     observer
-        Called after each encode with one `EncodingRecord` a group. It costs a sort of the residual.
+        Called after each encode with one `EncodingRecord` a group; if it raises, the encode is undone. It costs a sort
+        of the residual.
 
     Raises
     ------
@@ -92,6 +93,7 @@ class Encoder:
         self._ends = np.array(ends, np.int64)
         # A dense encoder asks no algorithm; any will do to hold its state.
         self._thresholds = Thresholds(threshold_algorithm or FixedThresholdAlgorithm(1.0), ends)
+        self._before = self._thresholds.states
         self._taus = np.zeros(len(ends), np.float32)
         self._clipped_mass = 0.0
         self._store = open_store(n, device, num_threads)
@@ -112,7 +114,7 @@ class Encoder:
 
     @property
     def thresholds(self) -> tuple[float | None, ...]:
-        """The tau that the last message used for each group, in units of the update; None while undecided."""
+        """The tau of each group, of the last message or of a state that was loaded; None while undecided."""
         return tuple(tau or None for tau in self._taus.tolist())
 
     @property
@@ -157,7 +159,7 @@ class Encoder:
         ------
         NonFiniteError
             If the update, or its sum with the residual, is not finite anywhere. It is found in the pass that encodes;
-            the residual is as it was then, to within a rounding or two of the sum (docs/adr/0005).
+            the residual is then as it was, to within a rounding or two of the sum (docs/adr/0005).
         """
         self._store.check(update, "update")
         return self._encode(Update(update), stamp or Stamp())
@@ -177,10 +179,14 @@ class Encoder:
         return self._encode(Update(), stamp or Stamp())
 
     def put_back(self, message: Message) -> None:
-        """Add a message of this encoder, which no rank has applied, to the residual again."""
+        """Undo the last encode, whose message no rank has applied: add it to the residual, forget its threshold.
+
+        What the residual post-processor has thrown away stays so.
+        """
         from hvdspark.codec.decoder import decode_into
 
         decode_into([message], self._store.residual, num_threads=self._num_threads)
+        self._thresholds.states = self._before
 
     def agree(self, messages: Sequence[Message]) -> None:
         """Go on from what all ranks' last messages say, so that all use the same thresholds for the next ones.
@@ -242,7 +248,8 @@ class Encoder:
             )
         check_array(state["residual"], "residual", self._n)
         pairs = zip(thresholds, densities, strict=True)
-        states = [ThresholdState(state["iteration"], threshold, density) for threshold, density in pairs]
+        sizes = [each.elements for each in self._thresholds.states]
+        states = [ThresholdState(state["iteration"], *pair, size) for pair, size in zip(pairs, sizes, strict=True)]
         for each in states:
             check_state(each, state["clipped_mass"], state["residual"])
         self._store.load(state["residual"])
@@ -263,19 +270,34 @@ class Encoder:
         codes, counts, bad = self._store.encode(update, self._ends, taus, steps)
         if bad >= 0:
             self._refuse(update, bad)
-        groups = Groups(counts, thresholds, self._magnitudes(codes, counts))
-        form, plan = self._choose(codes)
-        table = HEADER_BYTES + Groups.table_bytes(counts.size)
+        self._before = self._thresholds.states
+        taken = steps
+        try:  # the codes have left the residual: either the caller gets them, or they go back
+            groups = Groups(counts, thresholds, self._magnitudes(codes, counts))
+            self._take_means(codes, groups)
+            taken = groups.magnitudes
+            form, message = self._write(codes, groups, stamp)
+            self._post_process()
+            self._thresholds.advance(thresholds, self._densities(groups, dense=False))
+            self._report(groups, seen, form.name, message.size, stamp)
+        except BaseException:
+            self._store.add_codes(codes, np.cumsum(counts), taken)
+            self._thresholds.states = self._before
+            raise
+        return message
+
+    def _write(self, codes: NDArray[np.int32], groups: Groups, stamp: Stamp) -> tuple[Format, NDArray[np.uint8]]:
+        """Write the message in the format that was asked for, or in the one that takes the fewest bytes."""
+        wanted = FORMATS.values() if self._format == "auto" else [FORMATS[self._format]]
+        plans = [(form, form.plan(codes, self._n)) for form in wanted]
+        form, plan = min(plans, key=lambda pair: pair[1].payload_bytes)
+        table = HEADER_BYTES + Groups.table_bytes(groups.counts.size)
         message = self._buffer[: table + plan.payload_bytes]
-        if counts.size > 1:
+        if groups.counts.size > 1:
             groups.write(message[HEADER_BYTES:table])
         form.write(codes, self._n, plan, message[table:])
         seal(message, form, plan.parameter, self._n, groups, stamp)
-        self._post_process()
-        self._thresholds.advance(thresholds, self._densities(groups, dense=False))
-        if self._observer:
-            self._report(groups, seen, form.name, message.size, stamp)
-        return message
+        return form, message
 
     def _encode_dense(self, update: Update, stamp: Stamp) -> NDArray[np.uint8]:
         """Send everything: the sum goes straight into the payload, and no residual is left."""
@@ -284,16 +306,20 @@ class Encoder:
         bad = self._store.take_all(update, message[HEADER_BYTES:].view("<f4"))
         if bad >= 0:
             self._refuse(update, bad)
+        self._before = self._thresholds.states
         none = np.zeros(1, np.float32)
         groups = Groups(np.array([self._n]), none, none)
         seal(message, DENSE, 0, self._n, groups, stamp)
         self._thresholds.advance(np.zeros_like(self._taus), self._densities(groups, dense=True))
-        if self._observer:
+        try:
             self._report(groups, seen, DENSE.name, message.size, stamp)
+        except BaseException:
+            self.put_back(message)
+            raise
         return message
 
     def _magnitudes(self, codes: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return what a code of each group stands for; a mean is known, and taken off the residual, only now."""
+        """Return what a code of each group stands for."""
         if self._magnitude == "threshold":
             return np.where(counts > 0, self._taus, np.float32(0))
         ends = np.cumsum(counts)
@@ -304,14 +330,12 @@ class Encoder:
             if count:
                 mean = self._store.sum_coded(codes[end - count : end]) / count
                 means[group] = round_tau(min(mean, 2 * tau))  # above it, r - mean would be rounded
-        self._store.add_codes(codes, ends, -means)
         return means
 
-    def _choose(self, codes: NDArray[np.int32]) -> tuple[Format, Plan]:
-        """Return the format that was asked for, or the one that takes the fewest bytes."""
-        wanted = FORMATS.values() if self._format == "auto" else [FORMATS[self._format]]
-        plans = [(form, form.plan(codes, self._n)) for form in wanted]
-        return min(plans, key=lambda pair: pair[1].payload_bytes)
+    def _take_means(self, codes: NDArray[np.int32], groups: Groups) -> None:
+        """Take what codes stand for off the residual, where that was not known in the pass that found them."""
+        if self._magnitude == "mean":
+            self._store.add_codes(codes, np.cumsum(groups.counts), -groups.magnitudes)
 
     def _densities(self, groups: Groups, dense: bool) -> list[float]:  # noqa: FBT001
         if dense:
@@ -332,23 +356,11 @@ class Encoder:
         return [magnitudes(lambda where: self._finite_totals(update, where), *span) for span in self._thresholds.spans]
 
     def _report(self, groups: Groups, seen: list[Magnitudes], form: str, message_bytes: int, stamp: Stamp) -> None:
-        assert self._observer is not None, "asked for only where there is one"
-        for group, ((start, stop), found) in enumerate(zip(self._thresholds.spans, seen, strict=True)):
-            self._observer(
-                EncodingRecord(
-                    rank=stamp.rank,
-                    step=stamp.step,
-                    group=group,
-                    elements=stop - start,
-                    codes=int(groups.counts[group]),
-                    threshold=float(self._taus[group]),
-                    magnitude=float(groups.magnitudes[group]),
-                    format=form,
-                    message_bytes=message_bytes,
-                    clipped_mass=self._clipped_mass,
-                    magnitudes=found,
-                )
-            )
+        if not self._observer:
+            return
+        about = (stamp, form, message_bytes, self._clipped_mass)
+        for record in records(self._thresholds.spans, groups, self._taus, seen, about):
+            self._observer(record)
 
     # ---- what is refused ---------------------------------------------------------------------------------------
 
@@ -373,7 +385,7 @@ class Encoder:
             )
         what = "the update" if not np.isfinite(value) else f"the update ({value}) plus the residual ({kept})"
         total = value if not np.isfinite(value) else "no float32 number"
-        raise NonFiniteError(f"{what} is {total} at {self._place(i)}; nothing was encoded, the residual is as it was")
+        raise NonFiniteError(f"{what} is {total} at {self._place(i)}; nothing was encoded, the residual is as before")
 
     def _place(self, i: int) -> str:
         """Say where element `i` is, in words of the model where they are known."""

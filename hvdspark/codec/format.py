@@ -48,7 +48,7 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, codes: NDArray[np.int32], n: int, plan: Plan, payload: NDArray[np.uint8]) -> None:
-        """Write the codes into a payload of the plan's size; they may lie in its memory already (sparse)."""
+        """Write the codes into a payload of the plan's size."""
 
     @abstractmethod
     def could_hold(self, plan: Plan, n: int, count: int) -> bool:

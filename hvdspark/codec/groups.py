@@ -1,15 +1,14 @@
 """What a message says of each group of elements: how many codes it has, what they stand for, and by which threshold."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvdspark.codec.tau import MIN_TAU, is_tau
+from hvdspark.codec.tau import MIN_TAU, are_taus
 
 __all__ = ["Groups"]
-
-_ROW_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,8 @@ class Groups:
         ``[groups] float32``, bfloat16 numbers: what a code stands for; 0 where there are no codes.
     """
 
+    ROW_BYTES: ClassVar[int] = 12
+
     counts: NDArray[np.int64]
     thresholds: NDArray[np.float32]
     magnitudes: NDArray[np.float32]
@@ -33,7 +34,7 @@ class Groups:
     @staticmethod
     def table_bytes(groups: int) -> int:
         """Return the bytes in front of the codes: 12 a group, filled up to a multiple of 8; none for one group."""
-        return 0 if groups == 1 else -(-groups * _ROW_BYTES // 8) * 8
+        return 0 if groups == 1 else -(-groups * Groups.ROW_BYTES // 8) * 8
 
     def write(self, table: NDArray[np.uint8]) -> None:
         """Write the table: counts as uint32, then thresholds, then magnitudes, then zeros."""
@@ -57,11 +58,13 @@ class Groups:
         """Return what is wrong, or None."""
         if int(self.counts.sum()) != count:
             return f"the groups have {int(self.counts.sum())} codes, the message {count}"
-        for codes, threshold, magnitude in zip(
-            self.counts.tolist(), self.thresholds.tolist(), self.magnitudes.tolist(), strict=True
-        ):
-            if not (is_tau(magnitude) or (magnitude == 0 and not codes)):
-                return f"the magnitude {magnitude} of {codes} codes is no finite bfloat16 number of at least {MIN_TAU}"
-            if not (MIN_TAU <= threshold < np.inf or (threshold == 0 and not codes)):
-                return f"the threshold {threshold} of {codes} codes is no finite number of at least {MIN_TAU}"
+        silent = self.counts == 0
+        least = np.float32(MIN_TAU)
+        known = (self.thresholds >= least) & (self.thresholds < np.inf)
+        bad = ~(known | (silent & (self.thresholds == 0)))
+        if bad.any():
+            return f"the threshold {self.thresholds[bad][0]} of codes is no finite number of at least {MIN_TAU}"
+        bad = ~(are_taus(self.magnitudes) | (silent & (self.magnitudes == 0)))
+        if bad.any():
+            return f"the magnitude {self.magnitudes[bad][0]} is no finite bfloat16 number of at least {MIN_TAU}"
         return None

@@ -1,13 +1,16 @@
 """What an encode looked like, in numbers: Deeplearning4j's encoding debug mode."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EncodingRecord", "Magnitudes", "magnitudes"]
+from hvdspark.codec.groups import Groups
+from hvdspark.codec.message import Stamp
+
+__all__ = ["EncodingRecord", "Magnitudes", "magnitudes", "records"]
 
 _SAMPLE = 1 << 22
 _PERCENTILES = (50.0, 95.0, 99.0, 99.9, 99.99)
@@ -101,3 +104,28 @@ def magnitudes(take: Callable[[Any], NDArray[np.float32]], start: int, stop: int
     return Magnitudes(
         float(found.mean(dtype=np.float64)), float(found.max()), dict(zip(_PERCENTILES, values, strict=True))
     )
+
+
+def records(
+    spans: Sequence[tuple[int, int]],
+    groups: Groups,
+    taus: NDArray[np.float32],
+    seen: Sequence[Magnitudes],
+    about: tuple[Stamp, str, int, float],
+) -> Iterator[EncodingRecord]:
+    """Make a record of each group; `about` is the message: its stamp, format, size, and the clipped mass so far."""
+    stamp, form, message_bytes, clipped_mass = about
+    for group, ((start, stop), found) in enumerate(zip(spans, seen, strict=True)):
+        yield EncodingRecord(
+            rank=stamp.rank,
+            step=stamp.step,
+            group=group,
+            elements=stop - start,
+            codes=int(groups.counts[group]),
+            threshold=float(taus[group]),
+            magnitude=float(groups.magnitudes[group]),
+            format=form,
+            message_bytes=message_bytes,
+            clipped_mass=clipped_mass,
+            magnitudes=found,
+        )

@@ -220,7 +220,8 @@ def check(message: Message, n: int, expected: Expected | None = None) -> Checked
     if problem is None:
         groups = _groups(header, payload)
         checked = Checked(header, groups, form, payload[Groups.table_bytes(header.groups) :])
-        problem = groups.problem(header.count) if isinstance(form, Format) else _check_dense(checked, n)
+        problem = _check_padding(header, payload)
+        problem = problem or (groups.problem(header.count) if isinstance(form, Format) else _check_dense(checked, n))
     if problem:
         raise MessageError(f"{problem} (the header names rank {header.rank}, step {header.step})")
     return checked
@@ -268,6 +269,11 @@ def _check_counts(header: Header, form: Format | DenseFormat, n: int, expected: 
     else:
         fits = header.count == n and size == form.payload_bytes(n)
     return None if fits else f"{header.count} {form.name} elements of {n} cannot take {size} bytes of payload"
+
+
+def _check_padding(header: Header, payload: NDArray[np.uint8]) -> str | None:
+    padding = payload[Groups.ROW_BYTES * header.groups : Groups.table_bytes(header.groups)]
+    return "the table of groups is not filled up with zeros" if padding.any() else None
 
 
 def _check_dense(checked: Checked, n: int) -> str | None:

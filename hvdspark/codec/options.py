@@ -28,8 +28,8 @@ def check_options(n: int, form: str, magnitude: str, num_threads: int | None, en
         raise ConfigurationError(f"magnitude must be 'threshold' or 'mean', not {magnitude!r}")
     if form == DENSE.name and (magnitude != "threshold" or ends is not None):
         raise ConfigurationError("magnitude and group_ends cannot act with format='dense', where nothing is coded")
-    if num_threads is not None and num_threads < 1:
-        raise ConfigurationError(f"num_threads must be at least 1, not {num_threads}")
+    if num_threads is not None and (not isinstance(num_threads, int) or num_threads < 1):
+        raise ConfigurationError(f"num_threads must be a whole number of at least 1, not {num_threads!r}")
 
 
 def check_parts(algorithm: ThresholdAlgorithm | None, processor: ResidualPostProcessor | None, form: str) -> None:
@@ -54,7 +54,9 @@ def checked_names(names: Sequence[tuple[str, int, int]] | None, n: int) -> list[
 
 def checked_ends(ends: Sequence[int], n: int) -> list[int]:
     """Refuse groups that do not follow each other up to `n`."""
-    given = [int(end) for end in ends]
+    given = list(ends)
+    if not all(isinstance(end, int | np.integer) for end in given):
+        raise ConfigurationError(f"group_ends must be whole numbers, not {given}")
     if not given or given[-1] != n or given[0] < 0 or sorted(given) != given:
         raise ConfigurationError(f"group_ends must rise to n = {n}, not {given}")
     return given

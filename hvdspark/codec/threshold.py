@@ -27,12 +27,13 @@ __all__ = [
 ]
 
 DENSE_DENSITY = 1 / 16
-"""The density that a dense message counts as. At it an ``"auto"`` start has failed, and is taken again."""
+"""The density that a dense message counts as, as in Deeplearning4j."""
 
 Quantile = Callable[[float], float]
 """Gives the magnitude that a share of the elements of ``residual + update`` reaches; zero if all of them are zero."""
 
 _MIN_THRESHOLD = 1e-12
+_FEW_CODES = 16
 _HALF_IN_20 = 0.5 ** (1 / 20)  # a factor of two in 20 encodes
 _Decay = Annotated[float, Field(ge=0.5, lt=1.0)]
 _Density = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -50,11 +51,14 @@ class ThresholdState:
         What the algorithm gave for the last one, not rounded, in units of the update; None while undecided.
     density
         The share of elements that the last message carried (a dense one counts as 1/16); None before the first.
+    elements
+        How many elements there are; None if that is not known.
     """
 
     iteration: int = 0
     threshold: float | None = None
     density: float | None = None
+    elements: int | None = None
 
 
 class ThresholdAlgorithm(Kind):
@@ -126,9 +130,14 @@ def _initial(
     return quantile(density) or state.threshold
 
 
-def _has_failed(initial: float | Literal["auto"], density: float) -> bool:
-    """Tell whether an automatic threshold turned out far too small."""
-    return initial == "auto" and density >= DENSE_DENSITY
+def _has_failed(initial: float | Literal["auto"], state: ThresholdState, target: float) -> bool:
+    """Tell whether an automatic threshold turned out far too small: by a density far above what is wanted.
+
+    A few codes are no sign of it, though they may be a large share of a small group.
+    """
+    density = state.density or 0.0
+    few = state.elements is not None and density * state.elements < _FEW_CODES
+    return initial == "auto" and density >= max(DENSE_DENSITY, 4 * target) and not few
 
 
 class FixedThresholdAlgorithm(ThresholdAlgorithm):
@@ -157,7 +166,8 @@ class AdaptiveThresholdAlgorithm(ThresholdAlgorithm):
     ----------
     initial_threshold
         In units of the update, at least 1e-12 (Deeplearning4j: 1e-4), or ``"auto"``: the quantile of the first update
-        that gives the geometric mean of the band; taken again whenever the density reaches 1/16.
+        that gives the geometric mean of the band; taken again
+        whenever the density reaches 1/16 and four times the target, with 16 codes at least.
     min_target_sparsity, max_target_sparsity
         The band: shares of elements sent. The threshold does not change inside it.
     decay_rate
@@ -195,7 +205,11 @@ class AdaptiveThresholdAlgorithm(ThresholdAlgorithm):
 
     def next_threshold(self, state: ThresholdState, quantile: Quantile) -> float | None:
         """Return the last threshold, moved by the decay rate if the last density was outside the band."""
-        if state.threshold is None or state.density is None or _has_failed(self.initial_threshold, state.density):
+        if (
+            state.threshold is None
+            or state.density is None
+            or _has_failed(self.initial_threshold, state, self.max_target_sparsity)
+        ):
             middle = math.sqrt(self.min_target_sparsity * self.max_target_sparsity)
             return _initial(self.initial_threshold, middle, state, quantile)
         if state.density < self.min_target_sparsity:
@@ -212,7 +226,8 @@ class TargetSparsityThresholdAlgorithm(ThresholdAlgorithm):
     ----------
     initial_threshold
         In units of the update, at least 1e-12 (Deeplearning4j: 1e-4), or ``"auto"``: the quantile of the first update
-        that gives the target; taken again whenever the density reaches 1/16.
+        that gives the target; taken again
+        whenever the density reaches 1/16 and four times the target, with 16 codes at least.
     sparsity_target
         The share of elements to send, in (0, 1/16).
     decay_rate
@@ -235,7 +250,11 @@ class TargetSparsityThresholdAlgorithm(ThresholdAlgorithm):
 
     def next_threshold(self, state: ThresholdState, quantile: Quantile) -> float | None:
         """Return the last threshold, moved by the decay rate unless the last density was the target itself."""
-        if state.threshold is None or state.density is None or _has_failed(self.initial_threshold, state.density):
+        if (
+            state.threshold is None
+            or state.density is None
+            or _has_failed(self.initial_threshold, state, self.sparsity_target)
+        ):
             return _initial(self.initial_threshold, self.sparsity_target, state, quantile)
         if state.density < self.sparsity_target:
             return state.threshold * self.decay_rate

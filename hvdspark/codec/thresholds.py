@@ -1,5 +1,6 @@
 """The thresholds of all groups of elements: one rule, a state for each group."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,7 +34,7 @@ class Thresholds:
     def __init__(self, algorithm: ThresholdAlgorithm, ends: Sequence[int]) -> None:
         self._algorithm = algorithm
         self.spans = list(zip([0, *ends[:-1]], ends, strict=True))
-        self.states = [ThresholdState() for _ in self.spans]
+        self.states = [ThresholdState(elements=stop - start) for start, stop in self.spans]
 
     def next(self, totals: Take) -> NDArray[np.float32]:
         """Return the threshold of each group for the encode that comes now, ``[groups] float32``; 0 while undecided.
@@ -70,7 +71,7 @@ class Thresholds:
     def advance(self, thresholds: NDArray[np.float32], densities: Sequence[float]) -> None:
         """Remember what was used and what came of it."""
         self.states = [
-            ThresholdState(state.iteration + 1, threshold or None, density)
+            dataclasses.replace(state, iteration=state.iteration + 1, threshold=threshold or None, density=density)
             for state, threshold, density in zip(self.states, thresholds.tolist(), densities, strict=True)
         ]
 
@@ -86,7 +87,7 @@ class Thresholds:
             decided = [float(each.thresholds[group]) for each in groups if each.thresholds[group] > 0]
             threshold = float(np.float32(math.fsum(decided) / len(decided))) if decided else state.threshold
             density = math.fsum(each[group] for each in densities) / len(densities)
-            self.states[group] = ThresholdState(state.iteration, threshold, density)
+            self.states[group] = dataclasses.replace(state, threshold=threshold, density=density)
 
 
 def _is_zero(take: Take, size: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,12 +15,24 @@ from torch import nn
 from hvdspark.collectives import Collective
 from hvdspark.errors import ModelError, UnsupportedError
 
-__all__ = ["FlatParameters", "as_array", "mean_buffers_", "parameters_of"]
+__all__ = ["FlatParameters", "as_array", "codec_device", "mean_buffers_", "parameters_of"]
 
 
 def as_array(tensor: torch.Tensor) -> Any:
     """Return what the codec works on: a NumPy array that shares a CPU tensor's memory, or the GPU tensor itself."""
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def codec_device(device: torch.device) -> torch.device:
+    """Return where updates are coded: on the GPU of the weights, or on the host if nothing can code there."""
+    if device.type == "cuda":
+        from hvdspark.codec.cuda import why_not
+
+        reason = why_not(device.index or 0)
+        if reason is None:
+            return device
+        logging.getLogger("hvdspark").warning("updates are coded on the CPU: %s", reason)
+    return torch.device("cpu")
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -21,7 +21,7 @@ from hvdspark.errors import ConfigurationError, RankMismatch, UnsupportedError
 from hvdspark.sync.base import Exchange, SyncReport
 from hvdspark.sync.coded import CodedExchange, encoding_log
 from hvdspark.sync.dense import DenseExchange
-from hvdspark.sync.flat import FlatParameters, as_array, parameters_of
+from hvdspark.sync.flat import FlatParameters, as_array, codec_device, parameters_of
 from hvdspark.sync.handshake import agree_on_run_id, broadcast_tensors_, compare_facts
 from hvdspark.sync.options import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, check_options
 from hvdspark.sync.part import Part
@@ -60,7 +60,8 @@ class SharedUpdates(WrappedOptimizer):
         What has a threshold of its own: the whole model, each parameter group of the optimizer, or each parameter.
     encoding_debug_mode : bool or callable
         Log density, threshold and percentiles of what is encoded at every step (logger ``hvdspark.encoding``, level
-        INFO); a function is given each `EncodingRecord` as well. It costs a sort of the residual.
+        INFO); a function is given each `EncodingRecord` as well. It costs a sort of the residual. A rank alone codes
+        nothing, and logs nothing.
     named_parameters : iterable of (str, Parameter), optional
         Names for error messages: ``model.named_parameters()``.
     verify_every : int
@@ -118,12 +119,13 @@ class SharedUpdates(WrappedOptimizer):
         named = list(named_parameters or ())
         self._flat = FlatParameters(parameters_of(optimizer))
         frozen = _frozen(optimizer, named)
-        coded = {"magnitude": magnitude, "threshold_scope": threshold_scope}
+        ends = self._flat.group_ends(optimizer, threshold_scope)
+        coded = {"magnitude": magnitude, "threshold_scope": threshold_scope, "elements that share a threshold": ends}
         self._compare(frozen, exchange, algorithm, residual_post_processor, coded)
         run_id = agree_on_run_id(collective)
         broadcast_tensors_(collective, [self._flat.weights, *frozen])
-        # Codes are taken where the weights are; a dense exchange goes through the memory of the host.
-        place = self._flat.weights.device if exchange == "codec" else torch.device("cpu")
+        # Codes are taken where the weights are, if they can; a dense exchange goes through the memory of the host.
+        place = codec_device(self._flat.weights.device) if exchange == "codec" else torch.device("cpu")
         self._agreed = torch.empty(self._flat.n, dtype=torch.float32, device=place)
         self._gradient = torch.empty_like(self._flat.weights)
         self._exchange: Exchange = DenseExchange(collective, self._flat.n, self._phases)
@@ -133,7 +135,7 @@ class SharedUpdates(WrappedOptimizer):
                 threshold_algorithm=algorithm,
                 residual_post_processor=residual_post_processor,
                 magnitude=magnitude,
-                group_ends=self._flat.group_ends(optimizer, threshold_scope),
+                group_ends=ends,
                 device=str(place),
                 names=self._flat.names(named),
                 num_threads=num_threads,
@@ -149,7 +151,7 @@ class SharedUpdates(WrappedOptimizer):
         exchange: str,
         algorithm: ThresholdAlgorithm,
         processor: ResidualPostProcessor | None,
-        coded: Mapping[str, str],
+        coded: Mapping[str, Any],
     ) -> None:
         facts = {
             "hvdspark": importlib.metadata.version("hvdspark"),

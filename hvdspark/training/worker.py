@@ -37,7 +37,9 @@ def work(job: Job) -> RankReport:
     """
     with open_collective(job.transport) as world, EventLog(job.run_directory, world.rank) as events:
         _check_local_ranks(job, world)
-        with _own_share_of_threads(world) as num_threads, _encoding_lines(job.sharing.encoding_debug_mode):
+        if job.sharing.encoding_debug_mode:
+            _show_encoding_lines()
+        with _own_share_of_threads(world) as num_threads:
             torch.manual_seed(job.seed + world.rank)
             trainer = Trainer(job, world, events, _device(job.device, world), num_threads)
             report = trainer.train()
@@ -84,21 +86,12 @@ def _own_share_of_threads(world: Collective) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def _encoding_lines(wanted: bool) -> Iterator[None]:  # noqa: FBT001
-    """Write the log lines of the encoding debug mode to stderr, where nobody else has told logging what to do."""
+def _show_encoding_lines() -> None:
+    """Let the lines of the encoding debug mode be seen: on stderr, where nobody else has told logging what to do."""
     logger = logging.getLogger("hvdspark.encoding")
-    if not wanted or logger.hasHandlers():
-        yield
-        return
-    handler, level = logging.StreamHandler(), logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+    logger.setLevel(logging.INFO)  # it stays: nobody writes to this logger without that mode
+    if not logger.hasHandlers():
+        logger.addHandler(logging.StreamHandler())
 
 
 def _save_weights(job: Job) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from llvmlite.binding import get_host_cpu_features, get_host_cpu_name
 from numba import types
 from numba.extending import intrinsic
+
+from hvdspark_kernels.cache import CarefulCache
 
 __all__ = ["BLOCK", "cache_directory", "jit", "load_word", "prefetch", "trailing_zeros"]
 
@@ -33,6 +36,8 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
         )(function)
     finally:
         settings.CACHE_DIR = before
+    if directory is not None:
+        compiled._cache = CarefulCache(compiled._cache, directory / "lock")  # type: ignore[attr-defined]
     return compiled
 
 
@@ -41,14 +46,15 @@ def cache_directory() -> Path | None:
     """Return where compiled kernels are kept: a folder of this user's, named for the sources; None if there is none.
 
     Numba looks at the file of a kernel only, and would not see an edit of another one that it calls: hence a folder for
-    every state of all sources. It keys what is in it by its own version and by the CPU. ``HVDSPARK_KERNEL_CACHE`` names
-    another place than the user's cache directory; an empty value keeps nothing.
+    every state of all sources, for each kind of CPU and version of Numba. ``HVDSPARK_KERNEL_CACHE`` names another place
+    than the user's cache directory; an empty value keeps nothing.
     """
     given = os.environ.get("HVDSPARK_KERNEL_CACHE")
     if given == "":
         return None
     sources = sorted(Path(__file__).parent.rglob("*.py"))
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    kind = f"{numba.__version__} {get_host_cpu_name()} {sorted(get_host_cpu_features().items())}"
+    digest = hashlib.sha256(b"".join([kind.encode(), *(source.read_bytes() for source in sources)])).hexdigest()[:16]
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         directory = (Path(given) if given else home / "hvdspark" / "kernels") / digest

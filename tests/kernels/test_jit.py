@@ -66,3 +66,28 @@ def test_an_edit_of_any_source_makes_another_folder(fresh, tmp_path, monkeypatch
     edited = Path(hvdspark_kernels.__file__).parent / "threshold" / "scalar.py"
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path == edited))
     assert cache_directory() not in (before, None)
+
+
+DIFFERENCE = ENCODE.replace("cpu.encode(ones.copy(), ones,", "cpu.encode_difference(ones.copy(), 2 * ones, ones,")
+
+
+def test_processes_that_start_together_do_not_get_each_others_code(tmp_path):
+    """Numba alone gives both the same file name, now and then."""
+    environment = {**os.environ, "HVDSPARK_KERNEL_CACHE": str(tmp_path)}
+    for script in (ENCODE, DIFFERENCE):
+        both = [subprocess.Popen([sys.executable, "-c", each], env=environment) for each in (ENCODE, DIFFERENCE)]
+        assert [process.wait(50) for process in both] == [0, 0]
+        done = subprocess.run([sys.executable, "-c", script], env=environment, timeout=50)
+        assert done.returncode == 0
+    (index,) = tmp_path.rglob("*cpu._encode_range*.nbi")
+    assert len(list(index.parent.glob("cpu._encode_range*.nbc"))) == 2, "a file for each of the two"
+
+
+def test_a_damaged_cache_is_said_and_does_not_stop_the_work(tmp_path):
+    hits_and_misses(tmp_path)
+    for index in tmp_path.rglob("*.nbi"):
+        index.write_bytes(b"")
+    environment = {**os.environ, "HVDSPARK_KERNEL_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", ENCODE], env=environment, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert "delete the folder" in done.stderr

@@ -137,7 +137,8 @@ def encode(
     counts
         ``[groups] int64``, overwritten by the number of codes of each group.
     num_threads
-        The most threads to use; None for `hvdspark_kernels.threads.default_num_threads`. It does not change the result.
+        The most threads to use; None for `hvdspark_kernels.threads.default_num_threads`. It does not change the result
+        (but where sums are not finite).
 
     Returns
     -------

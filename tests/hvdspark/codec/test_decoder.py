@@ -105,6 +105,8 @@ EVIL = {
     "groups with a magnitude NaN": grouped(magnitudes=(0.5, float("nan"))),
     "groups with a magnitude 0": grouped(magnitudes=(0.5, 0.0)),
     "groups with a threshold -1": grouped(thresholds=(0.5, -1.0)),
+    "groups with a table that is not filled up": grouped(counts=(1, 1, 1), thresholds=(1, 1, 1), magnitudes=(1, 1, 1))
+    | {"payload": np.array([1, 1, 1], "<u4").tobytes() + np.ones(6, "<f4").tobytes() + b"\1\0\0\0" + bytes(12)},
     "groups and a magnitude in the header": grouped(magnitude=0.5),
     "groups and a threshold in the header": grouped(threshold=0.5),
     "another run": {"run_id": 1},
@@ -314,6 +316,16 @@ def test_a_scale_that_float32_cannot_hold_is_refused(scale):
     for form in ("sparse", "dense"):
         with pytest.raises(NonFiniteError, match="message 0"):
             decode_into([honest(form)], out, scale)
+    assert (out == 1).all()
+
+
+def test_a_dense_value_that_the_scale_makes_infinite_is_refused():
+    update = np.zeros(N, np.float32)
+    update[[0, 7]] = 1.0, -3e38
+    message = encoder("dense").encode(update)
+    out = np.ones(N, np.float32)
+    with pytest.raises(NonFiniteError, match="message 0"):
+        decode_into([message], out, 2.0)
     assert (out == 1).all()
 
 

@@ -243,6 +243,8 @@ def test_encode_allocates_nothing_large_after_its_first_call():
         ({"threshold_algorithm": 1e-3}, UnsupportedError, "ThresholdAlgorithm, not a float"),
         ({"residual_post_processor": 5.0}, UnsupportedError, "ResidualPostProcessor, not a float"),
         ({"num_threads": 0}, ConfigurationError, "num_threads"),
+        ({"num_threads": 1.5}, ConfigurationError, "num_threads"),
+        ({"group_ends": [2.5, 10]}, ConfigurationError, "whole numbers"),
         ({"names": [("weight", 0, 11)]}, ConfigurationError, "'weight' spans 0..11"),
     ],
 )

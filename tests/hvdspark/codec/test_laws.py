@@ -56,7 +56,7 @@ def test_law_with_a_threshold_for_each_of_four_groups(law, options):
 
 
 def test_there_are_laws():
-    assert len(codec.LAWS) == 15
+    assert len(codec.LAWS) == 17
 
 
 def test_ten_thousand_steps_against_a_float64_shadow():

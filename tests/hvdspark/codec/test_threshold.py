@@ -80,9 +80,12 @@ def test_auto_asks_for_the_quantile_of_its_density(algorithm, density):
         return 0.5
 
     assert algorithm.next_threshold(ThresholdState(), quantile) == 0.5
-    assert algorithm.next_threshold(ThresholdState(9, 0.1, 1 / 16), quantile) == 0.5
+    failed = max(1 / 16, 40 * density)
+    assert algorithm.next_threshold(ThresholdState(9, 0.1, failed, 1000), quantile) == 0.5
     assert asked == pytest.approx([density, density])
     assert algorithm.next_threshold(ThresholdState(9, 0.1, 0.0), quantile) == pytest.approx(0.1 * DECAY)
+    algorithm.next_threshold(ThresholdState(9, 0.1, failed, 20), quantile)  # a few codes are no failure
+    algorithm.next_threshold(ThresholdState(9, 0.1, 0.9 * failed, 1000), quantile)
     assert len(asked) == 2
 
 
