@@ -28,10 +28,10 @@ class Row:
 
 def measure(count: int, density: float, rounds: int) -> list[Row]:
     """Write and read codes at indices drawn independently, on one thread."""
-    n = round(count / density)
     rng = np.random.default_rng(1)
-    codes = (np.flatnonzero(rng.random(n) < density) + 1).astype(np.int32)
-    codes *= rng.choice(np.array([-1, 1], np.int32), codes.size)
+    magnitudes = np.cumsum(rng.geometric(density, min(count, round(0.95 * 2**31 * density))))
+    n = int(magnitudes[-1])
+    codes = (magnitudes * rng.choice([-1, 1], magnitudes.size)).astype(np.int32)
     bound = _entropy(codes.size / n) * n / codes.size + 1
     rows = []
     for form in FORMATS.values():
