@@ -72,20 +72,18 @@ class CudaStore(Store):
         """Launch the pass; read its result, and then just the codes that there are."""
         from hvdspark_kernels.threshold.cuda import EncodePass
 
-        if update.first is None:
-            raise UnsupportedError("encode_accumulated is not there on a GPU: give the update to encode()")
         if self._pass is None:
             self._pass = EncodePass(self._n, ends.size)
-        if update.second is None:
-            self._pass.encode(self.residual, update.first, ends, taus, steps)
-        else:
-            self._pass.encode_difference(self.residual, update.first, update.second, ends, taus, steps)
+        arrays = [array for array in (update.first, update.second) if array is not None]
+        run, undo = (
+            (self._pass.encode_accumulated, self._pass.undo_accumulated),
+            (self._pass.encode, self._pass.undo),
+            (self._pass.encode_difference, self._pass.undo_difference),
+        )[len(arrays)]
+        run(self.residual, *arrays, ends, taus, steps)
         count, bad, counts = self._pass.result()
         if bad >= 0:
-            if update.second is None:
-                self._pass.undo(self.residual, update.first)
-            else:
-                self._pass.undo_difference(self.residual, update.first, update.second)
+            undo(self.residual, *arrays)
             return np.empty(0, np.int32), np.zeros_like(counts), bad
         return self._pass.codes(count), counts, -1
 

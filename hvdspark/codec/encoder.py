@@ -254,7 +254,7 @@ class Encoder:
             check_state(each, state["clipped_mass"], state["residual"])
         self._store.load(state["residual"])
         self._clipped_mass = state["clipped_mass"]
-        self._thresholds.states = states
+        self._thresholds.states = self._before = states
         self._taus = np.array([round_tau(each) if each else 0.0 for each in thresholds], np.float32)
 
     # ---- an encode ---------------------------------------------------------------------------------------------

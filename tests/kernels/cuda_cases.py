@@ -43,7 +43,10 @@ def check_encode(rng, case):
     for _ in range(2):
         update, after = draw(rng, n)
         codes, counts = np.empty(n, np.int32), np.empty(groups[0].size, np.int64)
-        if case % 2:
+        if case % 5 == 4:
+            count, _ = reference.encode_accumulated(residual, *groups, codes, counts)
+            one.encode_accumulated(there, *groups)
+        elif case % 2:
             count, _ = reference.encode_difference(residual, update, after, *groups, codes, counts)
             one.encode_difference(there, cuda.to_device(update), cuda.to_device(after), *groups)
         else:
@@ -102,6 +105,26 @@ def check_not_finite(rng, case):
     assert np.all(np.abs(kept - residual) <= 2 * np.spacing(most))
     one.encode(there, zeros, *groups)
     assert one.result()[1] == -1, "the next pass starts afresh"
+
+
+def check_overflow(_rng, _case):
+    """Sums that are nearly not finite are told from those that are not: both are as they were."""
+    large = np.float32(2e38)  # twice this is not finite
+    residual = np.array([0, 1, large / 4, -large / 4, large / 4, 0.5], np.float32)
+    update = np.array([large, -large, large, -large, 3e38, np.nan], np.float32)
+    one, ends, levels = kernels.EncodePass(6, tiles=SMALL), np.array([6]), np.full(1, 1e38, np.float32)
+    there = cuda.to_device(residual)
+    one.encode(there, cuda.to_device(update), ends, levels, levels)
+    assert one.result()[1] == 4
+    one.undo(there, cuda.to_device(update))
+    same(there.copy_to_host()[4:], residual[4:])
+    assert np.all(np.abs(there.copy_to_host()[:4] - residual[:4]) <= 2 * np.spacing(large))
+    spoilt = np.array([1.0, np.inf, 2.0, 0.25, -1.0, 0.0], np.float32)
+    there, levels = cuda.to_device(spoilt), np.ones(1, np.float32)
+    one.encode_accumulated(there, ends, levels, levels)
+    assert one.result()[:2] == (3, 1)
+    one.undo_accumulated(there)
+    same(there.copy_to_host(), spoilt)
 
 
 def check_look_back(rng, case):
@@ -169,6 +192,7 @@ if __name__ == "__main__":
         check_encode: 50,
         check_capacity: 24,
         check_not_finite: 20,
+        check_overflow: 1,
         check_look_back: 120,
         check_codes: 20,
         check_messages: 2,

@@ -27,6 +27,7 @@ TILES = kernels.TILES
 KERNELS = {
     "encode": (TILES.encode, ENCODE),
     "encode_difference": (TILES.encode_difference, ENCODE),
+    "encode_accumulated": (TILES.encode_accumulated, ENCODE),
     "add_codes": (cuda_codes._add_codes, (I32, LONG, LONG, I64, F32, F32)),
     "sum_coded": (cuda_codes._sum_coded, (I32, LONG, LONG, F32, F64)),
     "gather": (cuda_codes._gather, (F32, F32, F32, I64, F32)),
@@ -89,21 +90,34 @@ def test_nothing_is_spilled_or_kept_in_local_memory(compiled):
         assert not count(r"\b(LDL|STL)\b", made.code), name
 
 
-@pytest.mark.parametrize(("name", "arrays"), [("encode", 2), ("encode_difference", 3)])
+def blocks_of(code):
+    """Cut machine code into stretches without a branch or a label."""
+    blocks = [[]]
+    for line in code.splitlines():
+        found = re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", line)
+        if line.startswith(".L") or (found and re.search(r"\b(BRA|EXIT|BSYNC|RET|BAR)\b", found[1])):
+            blocks.append([])
+        elif found:
+            blocks[-1].append(found[1])
+    return ["\n".join(block) for block in blocks]
+
+
+@pytest.mark.parametrize(("name", "arrays"), [("encode", 2), ("encode_difference", 3), ("encode_accumulated", 1)])
 def test_encode_reads_and_writes_each_element_once(compiled, name, arrays):
-    """12 bytes an element, 16 for a difference: a second look at any array would show in these numbers."""
-    ptx = compiled.kernels[name].ptx
-    items = tile.ITEMS
-    paths = 2  # a whole tile and the last one
-    groups, sent = 1 + items, 3  # a threshold at the start and where a group ends; then residual, tau, step of a code
-    assert count(r"\bld\.global(?:\.\w+)*\.[bfu]32", ptx) == paths * items * arrays + groups + sent
-    assert count(r"\bst\.global(?:\.\w+)*\.[bfu]32", ptx) == items + 2  # totals; then the remainder and the code
-    assert not count(r"\b(ld|st)\.global(?:\.\w+)*\.v\d", ptx)
+    """12 bytes an element, 16 for a difference, 4 for neither: a second look at any array would show here."""
+    writes, elements = name != "encode_accumulated", TILES.size // TILES.threads
+    blocks = blocks_of(compiled.kernels[name].code)
+    traffic = sorted(((count(r"\bLDG\.E ", block), count(r"\bSTG\.E ", block)) for block in blocks), reverse=True)
+    assert traffic[0] == (elements * arrays + 1, elements * writes), "all of a tile, and its threshold"
+    # Then there are the loop for tiles that are not whole, with a threshold for each element, and the sending of a
+    # code: residual, threshold and step in, residual and code out.
+    assert [sum(kind) for kind in zip(*traffic[1:], strict=True)] == [arrays + 1 + 3, writes + 2]
+    assert not count(r"\b(ld|st)\.global(?:\.\w+)*\.v\d", compiled.kernels[name].ptx)
 
 
 def test_all_items_of_a_thread_are_asked_for_before_the_first_is_used(compiled):
     lines = compiled.kernels["encode"].code.splitlines()
-    order = "".join("L" if "LDG.E " in line else "S" if "STG.E " in line else "" for line in lines)
+    order = "".join("L" if "LDG.E " in line else "+" if "FADD" in line else "" for line in lines)
     assert "L" * 2 * tile.ITEMS in order
 
 

@@ -59,7 +59,10 @@ def clip_residual(residual: NDArray[np.float32], bound: float, num_threads: int 
             masses[start // CHUNK] = _clip_chunk(residual[start : min(start + CHUNK, end)], limit)
 
     threads.run(clip_part, threads.ranges(residual.size, num_threads, CHUNK))
-    return sum(masses)
+    total = 0.0  # not sum(): from Python 3.12 on it compensates for roundings
+    for mass in masses:
+        total += mass
+    return total
 
 
 def _clip_chunk(chunk: NDArray[np.float32], limit: np.float32) -> float:

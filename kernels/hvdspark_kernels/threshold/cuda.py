@@ -106,6 +106,12 @@ class EncodePass:
         """Encode ``before - after`` (each ``[n] float32``, read only) as `encode` does: 16 bytes an element."""
         self._launch(self._tiles.encode_difference, residual, before, after, ends, taus, steps)
 
+    def encode_accumulated(
+        self, residual: Any, ends: NDArray[np.int64], taus: NDArray[np.float32], steps: NDArray[np.float32]
+    ) -> None:
+        """Encode a residual to which the update has been added already, as `encode` does: 4 bytes an element."""
+        self._launch(self._tiles.encode_accumulated, residual, residual, residual, ends, taus, steps)
+
     def result(self) -> tuple[int, int, NDArray[np.int64]]:
         """Wait for the last pass, and return what came out of it.
 
@@ -129,14 +135,20 @@ class EncodePass:
     def undo(self, residual: Any, update: Any) -> None:
         """Take the last pass back, to within a rounding or two of the sums; for when `result` tells of a bad sum.
 
-        An element whose sum was not finite is as it was. So is not, however, one whose sum exceeds half of float32's
-        range: it may keep the update.
+        An element whose sum was not finite is as it was, unless it holds more than a fifth of float32's range.
         """
         self._undo(take_back, residual, update, update)
 
     def undo_difference(self, residual: Any, before: Any, after: Any) -> None:
         """Take the last pass back, which was an `encode_difference`: see `undo`."""
         self._undo(take_back_difference, residual, before, after)
+
+    def undo_accumulated(self, residual: Any) -> None:
+        """Take the last pass back, which was an `encode_accumulated`: add what its codes took off."""
+        (view,) = self._check_arrays(residual)
+        count, _, counts = self.result()
+        run_ends = self._to_device(np.cumsum(counts))
+        add_runs(self.device_codes, 0, count, run_ends, self._steps, view, self._queue)
 
     def _launch(
         self,
@@ -163,9 +175,7 @@ class EncodePass:
 
     def _undo(self, kernel: Any, residual: Any, first: Any, second: Any) -> None:
         arrays = self._check_arrays(residual, first, second)
-        count, _, counts = self.result()
-        run_ends = self._to_device(np.cumsum(counts))
-        add_runs(self.device_codes, 0, count, run_ends, self._steps, arrays[0], self._queue)
+        self.undo_accumulated(arrays[0])
         kernel[device.grid(self.n), device.THREADS, self._queue](*arrays)
 
     def _to_device(self, array: NDArray[Any]) -> Any:

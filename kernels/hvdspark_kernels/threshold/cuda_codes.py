@@ -68,9 +68,12 @@ def _make_take_back(load: Callable[..., Any]) -> Any:
     def take_back(residual: Any, first: Any, second: Any) -> None:
         i = cuda.grid(1)
         if i < residual.size:
-            update = load(first, second, i)
-            if abs(residual[i] + update) < _INFINITY:  # elsewhere nothing was added
-                residual[i] -= update
+            now, update = residual[i], load(first, second, i)
+            before = now - update
+            # Where the sum was not finite nothing was added, and `now + update` is that sum. Where `now` is a sum, the
+            # update may be so large that adding it again is not finite either; then `before` is the smaller one.
+            if abs(now + update) < _INFINITY or abs(before) < abs(now):
+                residual[i] = before
 
     return take_back
 

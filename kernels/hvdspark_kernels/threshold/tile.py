@@ -8,11 +8,10 @@ what a block waits for is running already.
 Nothing is reset between passes: the word of a tile carries the number of the pass, and counts for no other one.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32, int32, int64, uint32
+from numba import cuda, float32, int32, int64, uint32, uint64
 
 from hvdspark_kernels import device
 from hvdspark_kernels.threshold import scalar
@@ -42,6 +41,7 @@ FIRST_TICKET = 1 << 32
 
 ITEMS = 8  # elements that a thread asks for at the same time: enough to fill the memory's queue, few enough registers
 _BATCHES = 2  # of them make a tile of 4,096 elements: tiles follow each other slowly enough for the look-back
+_RUN = 8  # words of bits that are counted together
 _WINDOW = 64  # tiles that are looked at together
 _PREFIX = 1 << 31
 _MASK = (1 << 31) - 1
@@ -54,7 +54,7 @@ _fresh = device.fresh
 
 
 class Tiles:
-    """The two encode kernels for tiles of one size.
+    """The three encode kernels for tiles of one size.
 
     Attributes
     ----------
@@ -62,13 +62,14 @@ class Tiles:
         Threads of a block.
     size
         Elements of a tile.
-    encode, encode_difference
+    encode, encode_difference, encode_accumulated
         Kernels ``(residual, first, second, ends, taus, steps, codes, tickets, status, result)``; one block a tile.
     """
 
-    def __init__(self, threads: int, size: int, encode: Any, encode_difference: Any) -> None:
+    def __init__(self, threads: int, size: int, encode: Any, encode_difference: Any, encode_accumulated: Any) -> None:
         self.threads, self.size = threads, size
         self.encode, self.encode_difference = encode, encode_difference
+        self.encode_accumulated = encode_accumulated
 
 
 @device.jit
@@ -80,10 +81,16 @@ def _group_of(ends: Any, i: Any, group: Any) -> Any:
 
 
 @device.jit
-def _bits_before(bits: Any, before: Any, place: Any) -> Any:
+def _bits_before(bits: Any, runs: Any, place: Any) -> Any:
     """Return how many bits are set before a place of the tile."""
     word = place >> 5
-    return before[word] + cuda.popc(uint32(bits[word] & ((1 << (place & 31)) - 1)))
+    run = word // _RUN
+    found = int64(0)
+    for earlier in range(run):
+        found += runs[earlier]
+    for earlier in range(run * _RUN, word):
+        found += cuda.popc(bits[earlier])
+    return found + cuda.popc(uint32(bits[word] & ((1 << (place & 31)) - 1)))
 
 
 def make_look_back(window: int) -> Any:
@@ -131,27 +138,9 @@ def make_tiles(
     if items * batches > 32 or window > threads:
         raise ValueError(f"a thread has bits for 32 elements, and a window {threads} threads: {items=} {batches=}")
     size = threads * items * batches
-    made = [
-        _make_encode(load, threads, items, batches, make_look_back(window)) for load in (device.one, device.difference)
-    ]
+    loads = (device.one, device.difference, None)  # None: the residual has the update already
+    made = [_make_encode(load, threads, items, batches, make_look_back(window)) for load in loads]
     return Tiles(threads, size, *made)
-
-
-def _make_load(load: Callable[..., Any], threads: int, items: int) -> Any:
-    @device.jit
-    def load_batch(totals: Any, residual: Any, first: Any, second: Any, start: Any, whole: Any) -> Any:
-        """Add the update to every item of this thread; all are asked for before the first is used."""
-        if whole:
-            for item in range(items):
-                i = start + item * threads
-                totals[item] = residual[i] + load(first, second, i)
-        else:
-            for item in range(items):
-                i = start + item * threads
-                if i < residual.size:
-                    totals[item] = residual[i] + load(first, second, i)
-
-    return load_batch
 
 
 @device.jit
@@ -172,25 +161,21 @@ def _find_group(ends: Any, base: Any, thread: Any, threads: Any, found: Any) -> 
 
 
 @device.jit
-def _count_words(bits: Any, before: Any, thread: Any, words: Any) -> Any:
-    """Note how many bits are set before each word: a thread a word, each on its own, which saves waiting for others."""
-    if thread < words:
-        ones = 0
-        for word in range(thread):
-            ones += cuda.popc(bits[word])
-        before[thread] = ones
+def _clear(array: Any, thread: Any, threads: Any) -> Any:
+    for place in range(thread, array.size, threads):
+        array[place] = 0
 
 
 @device.jit
 def _report_groups(
-    ends: Any, base: Any, size: Any, last: Any, thread: Any, threads: Any, bits: Any, before: Any, count: Any,
+    ends: Any, base: Any, size: Any, last: Any, thread: Any, threads: Any, bits: Any, runs: Any, count: Any,
     hits: Any, room: Any, result: Any,
 ) -> Any:  # fmt: skip
     """Say how many codes stand before the end of each group that ends in this tile."""
     for group in range(thread, ends.size, threads):
         place = ends[group] - base
         if 0 <= place < size:
-            result[REACHED + group] = min(count + _bits_before(bits, before, place), room)
+            result[REACHED + group] = min(count + _bits_before(bits, runs, place), room)
         elif last and place == size:
             result[REACHED + group] = min(count + hits, room)
 
@@ -201,68 +186,122 @@ def _publish(status: Any, tile: Any, word: Any) -> Any:
     cuda.atomic.exch(status, tile, word)
 
 
-def _make_accumulate(load: Callable[..., Any], threads: int, items: int, batches: int) -> Any:
+def _make_total(load: Any) -> Any:
+    @device.jit
+    def total_of(residual: Any, first: Any, second: Any, i: Any) -> Any:
+        # An unsigned index: Numba does not look whether it counts from the end.
+        return residual[uint64(i)] if load is None else residual[uint64(i)] + load(first, second, uint64(i))
+
+    return total_of
+
+
+def _make_keep(load: Any) -> Any:
+    @device.jit
+    def keep(residual: Any, i: Any, total: Any, tau: Any, bit: Any, marks: Any, wrong: Any) -> Any:
+        """Store a total if it is finite, and note what it is in one of two masks."""
+        if _outside(total, _INFINITY):
+            return marks, uint32(wrong | bit)
+        if load is not None:
+            residual[uint64(i)] = total
+        return uint32(marks | bit) if _outside(total, tau) else marks, wrong
+
+    return keep
+
+
+def _make_fast(load: Any, threads: int, items: int, batches: int) -> Any:
+    total_of, keep = _make_total(load), _make_keep(load)
+
+    @device.jit
+    def fast(residual: Any, first: Any, second: Any, tau: Any, begin: Any) -> Any:
+        """Take a whole tile of one group, without a branch; a batch is asked for before its first item is used."""
+        totals = cuda.local.array(items, float32)
+        marks, wrong = uint32(0), uint32(0)
+        for batch in range(batches):
+            start = begin + batch * items * threads
+            for item in range(items):
+                totals[item] = total_of(residual, first, second, start + item * threads)
+            for item in range(items):
+                bit = 1 << (batch * items + item)
+                marks, wrong = keep(residual, start + item * threads, totals[item], tau, bit, marks, wrong)
+        return marks, wrong
+
+    return fast
+
+
+def _make_slow(load: Any, threads: int) -> Any:
+    total_of, keep = _make_total(load), _make_keep(load)
+
+    @device.jit
+    def slow(residual: Any, first: Any, second: Any, ends: Any, taus: Any, begin: Any, stop: Any, group: Any) -> Any:
+        """Take a tile that is not whole or of several groups, element after element."""
+        marks, wrong = uint32(0), uint32(0)
+        bit = 1
+        for i in range(begin, stop, threads):
+            group = _group_of(ends, i, group)
+            total = total_of(residual, first, second, i)
+            marks, wrong = keep(residual, i, total, taus[group], bit, marks, wrong)
+            bit <<= 1
+        return marks, wrong
+
+    return slow
+
+
+def _make_accumulate(load: Any, threads: int, items: int, batches: int) -> Any:
     size = threads * items * batches
-    load_batch = _make_load(load, threads, items)
+    fast, slow = _make_fast(load, threads, items, batches), _make_slow(load, threads)
 
     @device.jit
     def accumulate(
-        residual: Any, first: Any, second: Any, ends: Any, taus: Any, base: Any, group: Any, thread: Any, bits: Any,
-        number: Any, result: Any,
-    ) -> Any:  # fmt: skip
-        """Add the update, and mark what reaches the threshold; return the marks of this thread."""
-        totals = cuda.local.array(items, float32)
-        n = residual.size
-        marks = 0
-        end, tau = ends[group], taus[group]
-        for batch in range(batches):
-            start = base + batch * items * threads + thread
-            load_batch(totals, residual, first, second, start, base + size <= n)
-            for item in range(items):
-                i = start + item * threads
-                if i >= n:
-                    continue
-                if i >= end:
-                    group = _group_of(ends, i, group)
-                    end, tau = ends[group], taus[group]
-                if _outside(totals[item], _INFINITY):
-                    cuda.atomic.max(result, BAD, (number << 32) | (LAST_INDEX - i))
-                    continue
-                residual[i] = totals[item]
-                if _outside(totals[item], tau):
-                    row = batch * items + item
-                    place = row * threads + thread
-                    cuda.atomic.or_(bits, place >> 5, uint32(1 << (place & 31)))
-                    marks |= 1 << row
-        return marks
+        residual: Any, first: Any, second: Any, ends: Any, taus: Any, base: Any, group: Any, thread: Any
+    ) -> Any:
+        """Add the update; return the rows of this thread that reach the threshold, and those that are not finite."""
+        if base + size <= ends[group]:
+            return fast(residual, first, second, taus[group], base + thread)
+        return slow(residual, first, second, ends, taus, base + thread, min(base + size, residual.size), group)
 
     return accumulate
 
 
-def _make_send(threads: int, rows: int) -> Any:
+def _make_mark(threads: int) -> Any:
+    @device.jit
+    def mark(marks: Any, thread: Any, bits: Any, runs: Any, hits: Any) -> Any:
+        """Set the bits of what this thread found, for all threads of the block."""
+        cuda.atomic.add(hits, 0, cuda.popc(marks))
+        while marks:
+            place = (cuda.ffs(marks) - 1) * threads + thread
+            cuda.atomic.or_(bits, place >> 5, uint32(1 << (place & 31)))
+            cuda.atomic.add(runs, place // (32 * _RUN), 1)
+            marks = uint32(marks & (marks - 1))
+
+    return mark
+
+
+def _make_send(threads: int) -> Any:
     @device.jit
     def send(
         residual: Any, ends: Any, taus: Any, steps: Any, codes: Any, base: Any, group: Any, thread: Any, marks: Any,
-        bits: Any, before: Any, count: Any,
+        bits: Any, runs: Any, count: Any,
     ) -> Any:  # fmt: skip
         """Code the marked elements, as far as there is room for codes."""
-        for row in range(rows):
-            if (marks >> row) & 1:
-                place = row * threads + thread
-                target = count + _bits_before(bits, before, place)
-                if target < codes.size:
-                    i = base + place
-                    group = _group_of(ends, i, group)
-                    sign, residual[i] = _quantise(residual[i], taus[group], steps[group])
-                    codes[target] = sign * (i + 1)
+        while marks:
+            place = (cuda.ffs(marks) - 1) * threads + thread
+            target = count + _bits_before(bits, runs, place)
+            if target < codes.size:
+                i = base + place
+                group = _group_of(ends, i, group)
+                sign, residual[i] = _quantise(residual[i], taus[group], steps[group])
+                codes[target] = sign * (i + 1)
+            marks = uint32(marks & (marks - 1))
 
     return send
 
 
-def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: int, look_back: Any) -> Any:
+def _make_encode(load: Any, threads: int, items: int, batches: int, look_back: Any) -> Any:
     size = threads * items * batches
     words = -(-size // 32)
-    accumulate, send = _make_accumulate(load, threads, items, batches), _make_send(threads, items * batches)
+    num_runs = -(-words // _RUN)
+    accumulate = _make_accumulate(load, threads, items, batches)
+    mark, send = _make_mark(threads), _make_send(threads)
 
     @device.kernel(threads)
     def encode(
@@ -275,22 +314,25 @@ def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: in
         nearest = cuda.shared.array(1, int32)
         total = cuda.shared.array(1, int32)
         bits = cuda.shared.array(words, uint32)
-        before = cuda.shared.array(words, int32)
+        runs = cuda.shared.array(num_runs, int32)
         thread, last = cuda.threadIdx.x, status.size - 1
         if thread == 0:
             mine[0] = _take_ticket(tickets, status.size)
             mine[1] = 0
             hits[0] = 0
-        if thread < words:
-            bits[thread] = 0
+        _clear(bits, thread, threads)
+        _clear(runs, thread, threads)
         cuda.syncthreads()
         tile, number = mine[0] & _TILE, mine[0] >> 32
         base = tile * size
         _find_group(ends, base, thread, threads, mine)
         cuda.syncthreads()
-        marks = accumulate(residual, first, second, ends, taus, base, mine[1], thread, bits, number, result)
+        marks, wrong = accumulate(residual, first, second, ends, taus, base, mine[1], thread)
+        if wrong:
+            i = base + (cuda.ffs(wrong) - 1) * threads + thread
+            cuda.atomic.max(result, BAD, (number << 32) | (LAST_INDEX - i))
         if marks:
-            cuda.atomic.add(hits, 0, cuda.popc(uint32(marks)))
+            mark(marks, thread, bits, runs, hits)
         cuda.syncthreads()
         if thread == 0:
             _publish(status, tile, (number << 32) | hits[0])
@@ -300,12 +342,10 @@ def _make_encode(load: Callable[..., Any], threads: int, items: int, batches: in
             if tile == last:
                 result[COUNT] = min(count + hits[0], codes.size)
                 result[PASS] = number
-        _count_words(bits, before, thread, words)
-        cuda.syncthreads()
         if marks:
-            send(residual, ends, taus, steps, codes, base, mine[1], thread, marks, bits, before, count)
+            send(residual, ends, taus, steps, codes, base, mine[1], thread, marks, bits, runs, count)
         _report_groups(
-            ends, base, size, tile == last, thread, threads, bits, before, count, hits[0], codes.size, result
+            ends, base, size, tile == last, thread, threads, bits, runs, count, hits[0], codes.size, result
         )  # fmt: skip
 
     return encode

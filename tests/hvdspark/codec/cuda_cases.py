@@ -64,8 +64,9 @@ def check_decoding(here, there):
     out = cuda.to_device(update)
     decode_into(messages, out, [0.5, -1 / 3])
     assert out.copy_to_host().tobytes() == wanted.tobytes()
-    there.load_state_dict(here.state_dict())
+    state = here.state_dict()
     for encoder in (here, there):
+        encoder.load_state_dict(state)
         encoder.put_back(messages[0])
     assert there.residual.copy_to_host().tobytes() == here.residual.tobytes()
 
@@ -82,7 +83,12 @@ def check_refusals():
     refused(ConfigurationError, "give it a copy", lambda: encoder.encode(encoder.residual))
     refused(ConfigurationError, "flatten it", lambda: encoder.encode(cuda.to_device(update[:3])))
     refused(UnsupportedError, "contiguous", lambda: encoder.encode(cuda.to_device(update.astype(np.float64))))
-    refused(UnsupportedError, "encode_accumulated", encoder.encode_accumulated)
+    update[47] = 1.0
+    twin = Encoder(N, threshold_algorithm=FixedThresholdAlgorithm(0.5))
+    for one in (encoder, twin):
+        one.load_state_dict({**twin.state_dict(), "residual": update})
+    assert encoder.encode_accumulated().tobytes() == twin.encode_accumulated().tobytes()
+    assert encoder.residual.copy_to_host().tobytes() == twin.residual.tobytes()
     refused(UnsupportedError, "cuda:7", lambda: Encoder(N, device="cuda:7", format="dense"))
 
 
