@@ -3,6 +3,8 @@
 Symmetric, unlike Deeplearning4j's bitmap, whose half step exists for negative elements only.
 """
 
+# ruff: noqa: ARG002  # what one format needs of the common signature, another does not
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,13 +19,20 @@ class BitmapFormat(Format):
     identity = 4
     name = "bitmap"
 
-    def plan(self, codes: NDArray[np.int32], n: int) -> Plan:  # noqa: ARG002  # it is the same whatever the codes are
+    def plan(self, codes: NDArray[np.int32], n: int) -> Plan:
         """Take a byte for five elements."""
         from hvdspark_kernels.ternary import cpu
 
         return Plan(cpu.size(n))
 
-    def write(self, codes: NDArray[np.int32], n: int, plan: Plan, payload: NDArray[np.uint8]) -> None:  # noqa: ARG002
+    def write(
+        self,
+        codes: NDArray[np.int32],
+        n: int,
+        plan: Plan,
+        payload: NDArray[np.uint8],
+        num_threads: int | None = None,
+    ) -> None:
         """Write all elements."""
         from hvdspark_kernels.ternary import cpu
 
@@ -35,7 +44,14 @@ class BitmapFormat(Format):
 
         return plan == Plan(cpu.size(n)) and count <= n
 
-    def read(self, payload: NDArray[np.uint8], n: int, plan: Plan, codes: NDArray[np.int32]) -> int:  # noqa: ARG002
+    def read(
+        self,
+        payload: NDArray[np.uint8],
+        n: int,
+        plan: Plan,
+        codes: NDArray[np.int32],
+        num_threads: int | None = None,
+    ) -> int:
         """List the elements that are not zero; they must be as many as ``codes`` has room for."""
         from hvdspark_kernels.ternary import cpu
 

@@ -67,7 +67,7 @@ def decode_into(
         largest = max(1.0, found)
         if not _is_float32(factor * largest):
             raise NonFiniteError(f"scale {factor} times magnitude {largest} of message {place} is no float32 number")
-    codes, starts = _read_codes(checked)
+    codes, starts = _read_codes(checked, num_threads)
     for first, last in _stretches(checked):
         if isinstance(checked[first].form, DenseFormat):
             add_dense(checked[first].body, scales[first])
@@ -77,7 +77,7 @@ def decode_into(
             add_codes(codes[starts[first] : starts[last]], ends, values, begins)
 
 
-def _read_codes(checked: list[Checked]) -> tuple[NDArray[np.int32], list[int]]:
+def _read_codes(checked: list[Checked], num_threads: int | None) -> tuple[NDArray[np.int32], list[int]]:
     """Read the codes of all messages, one after the other; return them and where each message's begin."""
     counts = [each.header.count if isinstance(each.form, Format) else 0 for each in checked]
     starts = [0, *itertools.accumulate(counts)]
@@ -85,7 +85,8 @@ def _read_codes(checked: list[Checked]) -> tuple[NDArray[np.int32], list[int]]:
     for place, each in enumerate(checked):
         if isinstance(each.form, Format):
             part = codes[starts[place] : starts[place + 1]]
-            good = each.form.read(each.body, each.header.n, Plan(each.body.size, each.header.parameter), part)
+            plan = Plan(each.body.size, each.header.parameter)
+            good = each.form.read(each.body, each.header.n, plan, part, num_threads)
             if good < part.size:
                 problem = f"code {good} of {part.size} is wrong: indices must rise strictly from 1 to {each.header.n}"
                 with _naming(place, len(checked)):

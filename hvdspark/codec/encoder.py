@@ -295,7 +295,7 @@ class Encoder:
         message = self._buffer[: table + plan.payload_bytes]
         if groups.counts.size > 1:
             groups.write(message[HEADER_BYTES:table])
-        form.write(codes, self._n, plan, message[table:])
+        form.write(codes, self._n, plan, message[table:], self._num_threads)
         seal(message, form, plan.parameter, self._n, groups, stamp)
         return form, message
 

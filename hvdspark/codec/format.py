@@ -47,15 +47,29 @@ class Format(ABC):
         """Return what writing ``codes`` (``[count] int32``, over `n` elements) will take."""
 
     @abstractmethod
-    def write(self, codes: NDArray[np.int32], n: int, plan: Plan, payload: NDArray[np.uint8]) -> None:
-        """Write the codes into a payload of the plan's size."""
+    def write(
+        self,
+        codes: NDArray[np.int32],
+        n: int,
+        plan: Plan,
+        payload: NDArray[np.uint8],
+        num_threads: int | None = None,
+    ) -> None:
+        """Write the codes into a payload of the plan's size, on so many threads at most (None: a default)."""
 
     @abstractmethod
     def could_hold(self, plan: Plan, n: int, count: int) -> bool:
         """Tell whether `count` codes over `n` elements can take such a plan: before memory is taken for them."""
 
     @abstractmethod
-    def read(self, payload: NDArray[np.uint8], n: int, plan: Plan, codes: NDArray[np.int32]) -> int:
+    def read(
+        self,
+        payload: NDArray[np.uint8],
+        n: int,
+        plan: Plan,
+        codes: NDArray[np.int32],
+        num_threads: int | None = None,
+    ) -> int:
         """Read a payload that `could_hold` as many codes as ``codes`` has room for, and fill them in.
 
         Returns

@@ -5,14 +5,14 @@ every element is sent with the same probability, gaps are distributed geometrica
 ideal: within 1 % at densities of 1e-2 and below.
 """
 
+# ruff: noqa: ARG002  # what one format needs of the common signature, another does not
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark.codec.format import Format, Plan, aligned
 
 __all__ = ["RiceFormat"]
-
-_MAX_PARAMETER = 30
 
 
 class RiceFormat(Format):
@@ -21,31 +21,46 @@ class RiceFormat(Format):
     identity = 3
     name = "rice"
 
-    def plan(self, codes: NDArray[np.int32], n: int) -> Plan:  # noqa: ARG002  # other formats need n
+    def plan(self, codes: NDArray[np.int32], n: int) -> Plan:
         """Find the parameter that gives the smallest payload."""
         from hvdspark_kernels.rice import cpu
 
         parameter, payload_bytes = cpu.best_size(codes)
         return Plan(payload_bytes, parameter)
 
-    def write(self, codes: NDArray[np.int32], n: int, plan: Plan, payload: NDArray[np.uint8]) -> None:  # noqa: ARG002
+    def write(
+        self,
+        codes: NDArray[np.int32],
+        n: int,
+        plan: Plan,
+        payload: NDArray[np.uint8],
+        num_threads: int | None = None,
+    ) -> None:
         """Write chunks and their table."""
         from hvdspark_kernels.rice import cpu
 
-        cpu.write(codes, plan.parameter, payload)
+        cpu.write(codes, plan.parameter, payload, num_threads)
 
-    def could_hold(self, plan: Plan, n: int, count: int) -> bool:  # noqa: ARG002  # other formats need n
+    def could_hold(self, plan: Plan, n: int, count: int) -> bool:
         """Compare with the shortest codes that there are."""
         from hvdspark_kernels.rice import cpu
+        from hvdspark_kernels.rice.scalar import MAX_PARAMETER
 
         return (
-            plan.parameter <= _MAX_PARAMETER
+            plan.parameter <= MAX_PARAMETER
             and plan.payload_bytes % 8 == 0
             and count <= cpu.most_codes(plan.payload_bytes, plan.parameter)
         )
 
-    def read(self, payload: NDArray[np.uint8], n: int, plan: Plan, codes: NDArray[np.int32]) -> int:
+    def read(
+        self,
+        payload: NDArray[np.uint8],
+        n: int,
+        plan: Plan,
+        codes: NDArray[np.int32],
+        num_threads: int | None = None,
+    ) -> int:
         """Read chunks; find the first code that is no canonical one."""
         from hvdspark_kernels.rice import cpu
 
-        return cpu.read(aligned(payload, np.uint64).view(np.uint8), plan.parameter, n, codes)
+        return cpu.read(aligned(payload, np.uint64).view(np.uint8), plan.parameter, n, codes, num_threads)

@@ -1,5 +1,7 @@
 """The sparse format: a list of signed one-based indices, four bytes each. The only codes of Strom (2015)."""
 
+# ruff: noqa: ARG002  # what one format needs of the common signature, another does not
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,19 +16,33 @@ class SparseFormat(Format):
     identity = 1
     name = "sparse"
 
-    def plan(self, codes: NDArray[np.int32], n: int) -> Plan:  # noqa: ARG002  # other formats need n
+    def plan(self, codes: NDArray[np.int32], n: int) -> Plan:
         """Take four bytes a code."""
         return Plan(4 * codes.size)
 
-    def write(self, codes: NDArray[np.int32], n: int, plan: Plan, payload: NDArray[np.uint8]) -> None:  # noqa: ARG002
+    def write(
+        self,
+        codes: NDArray[np.int32],
+        n: int,
+        plan: Plan,
+        payload: NDArray[np.uint8],
+        num_threads: int | None = None,
+    ) -> None:
         """Copy the codes."""
         payload.view("<i4")[:] = codes
 
-    def could_hold(self, plan: Plan, n: int, count: int) -> bool:  # noqa: ARG002  # other formats need n
+    def could_hold(self, plan: Plan, n: int, count: int) -> bool:
         """Compare with four bytes a code."""
         return plan == Plan(4 * count)
 
-    def read(self, payload: NDArray[np.uint8], n: int, plan: Plan, codes: NDArray[np.int32]) -> int:  # noqa: ARG002
+    def read(
+        self,
+        payload: NDArray[np.uint8],
+        n: int,
+        plan: Plan,
+        codes: NDArray[np.int32],
+        num_threads: int | None = None,
+    ) -> int:
         """Copy the codes; find the first that is zero, beyond `n`, repeated or out of order."""
         from hvdspark_kernels.threshold.codes import first_bad_code
 

@@ -36,13 +36,23 @@ class CodedExchange(Exchange):
         Equal on all ranks; marks the messages of this run.
     phases : Phases
         Where the time is counted.
+    num_threads : int, optional
+        Threads of the decoder; None: as many as this process may use.
     """
 
-    def __init__(self, collective: Collective, encoder: Encoder, run_id: int, phases: Phases) -> None:
+    def __init__(
+        self,
+        collective: Collective,
+        encoder: Encoder,
+        run_id: int,
+        phases: Phases,
+        num_threads: int | None = None,
+    ) -> None:
         self._collective = collective
         self._encoder = encoder
         self._run_id = run_id
         self._phases = phases
+        self._num_threads = num_threads
         self._sent = 0
         self._density_sum = 0.0
 
@@ -104,7 +114,7 @@ class CodedExchange(Exchange):
         check_counts(part, [read_header(message).examples for message in messages])
         ranks = range(self._collective.size)
         expected = [Expected(run_id=self._run_id, rank=rank, step=self._sent) for rank in ranks]
-        decode_into(messages, out, scale, expected=expected)
+        decode_into(messages, out, scale, expected=expected, num_threads=self._num_threads)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the encoder's state and the number of messages sent."""

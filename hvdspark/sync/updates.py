@@ -141,7 +141,7 @@ class SharedUpdates(WrappedOptimizer):
                 num_threads=num_threads,
                 observer=encoding_log(encoding_debug_mode),
             )
-            self._exchange = CodedExchange(collective, encoder, run_id, self._phases)
+            self._exchange = CodedExchange(collective, encoder, run_id, self._phases, num_threads)
         elif num_threads is not None:
             raise ConfigurationError('num_threads cannot act with exchange="dense", where nothing is coded')
 

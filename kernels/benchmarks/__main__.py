@@ -7,7 +7,6 @@ Usage: python kernels/benchmarks [encode] [decode] [formats] [--elements N] [--r
 """
 
 import argparse
-import os
 import sys
 
 import decode
@@ -74,10 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     for part in options.parts or PARTS:
         if part == "formats":
-            allowed = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, {min(allowed)})  # formats take a thread for each CPU that they may use
             _run_formats(options)
-            os.sched_setaffinity(0, allowed)
         else:
             _run(options, part)
 

@@ -39,8 +39,8 @@ def measure(count: int, density: float, rounds: int) -> list[Row]:
         payload, room = np.empty(plan.payload_bytes, np.uint8), np.empty_like(codes)
         contestants: dict[str, Callable[[], object]] = {
             "plan": functools.partial(form.plan, codes, n),
-            "write": functools.partial(form.write, codes, n, plan, payload),
-            "read": functools.partial(form.read, payload, n, plan, room),
+            "write": functools.partial(form.write, codes, n, plan, payload, 1),
+            "read": functools.partial(form.read, payload, n, plan, room, 1),
         }
         taken = interleave(contestants, rounds)
         assert np.array_equal(room, codes)
