@@ -1,6 +1,5 @@
 """Decoding: check every message, then add them all, in order."""
 
-import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -14,10 +13,12 @@ from hvdspark.codec.devices import target
 from hvdspark.codec.format import Format, Plan
 from hvdspark.codec.message import Checked, Expected, Message, check
 from hvdspark.errors import ConfigurationError, MessageError, NonFiniteError
+from hvdspark_kernels import threads
 
 __all__ = ["decode_into"]
 
 _Item = TypeVar("_Item")
+_BYTES = 1 << 17  # of messages that are worth waking a thread for
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -58,16 +59,13 @@ def decode_into(
     add_codes, add_dense, n = target(out, num_threads)
     scales = _one_each(scale, len(messages), "scale")
     hopes = _one_each(expected, len(messages), "expected")
-    checked: list[Checked] = []
-    for place, (message, factor, hope) in enumerate(zip(messages, scales, hopes, strict=True)):
-        with _naming(place, len(messages)):
-            checked.append(check(message, n, hope))
-        form, groups = checked[-1].form, checked[-1].groups
-        found = form.largest(checked[-1].body) if isinstance(form, DenseFormat) else float(groups.magnitudes.max())
-        largest = max(1.0, found)
-        if not _is_float32(factor * largest):
-            raise NonFiniteError(f"scale {factor} times magnitude {largest} of message {place} is no float32 number")
-    codes, starts = _read_codes(checked, num_threads)
+    parts = _parts(messages, num_threads)
+
+    def check_some(first: int, last: int) -> list[Checked]:
+        return [_check(messages, place, n, scales[place], hopes[place]) for place in range(first, last)]
+
+    checked = [each for some in threads.run(check_some, parts) for each in some]
+    codes, starts = _read_codes(checked, parts, num_threads)
     for first, last in _stretches(checked):
         if isinstance(checked[first].form, DenseFormat):
             add_dense(checked[first].body, scales[first])
@@ -77,21 +75,55 @@ def decode_into(
             add_codes(codes[starts[first] : starts[last]], ends, values, begins)
 
 
-def _read_codes(checked: list[Checked], num_threads: int | None) -> tuple[NDArray[np.int32], list[int]]:
+def _parts(messages: Sequence[Message], num_threads: int | None) -> list[tuple[int, int]]:
+    """Cut the messages among threads, if there is work for them."""
+    total = sum(message.size if isinstance(message, np.ndarray) else len(message) for message in messages)
+    return threads.ranges(len(messages), num_threads, 1, least=len(messages) * _BYTES // max(total, 1) + 1)
+
+
+def _check(messages: Sequence[Message], place: int, n: int, scale: float, expected: Expected | None) -> Checked:
+    """Check a message, but for its codes, and what its scale makes of it."""
+    try:
+        found = check(messages[place], n, expected)
+    except MessageError as error:
+        raise _named(error, place, len(messages)) from None
+    if isinstance(found.form, DenseFormat):
+        largest = found.form.largest(found.body)
+    else:
+        largest = max(found.groups.magnitudes.tolist())
+    if not _is_float32(scale * max(1.0, largest)):
+        raise NonFiniteError(f"scale {scale} times magnitude {largest} of message {place} is no float32 number")
+    return found
+
+
+def _read_codes(
+    checked: list[Checked], parts: list[tuple[int, int]], num_threads: int | None
+) -> tuple[NDArray[np.int32], list[int]]:
     """Read the codes of all messages, one after the other; return them and where each message's begin."""
     counts = [each.header.count if isinstance(each.form, Format) else 0 for each in checked]
     starts = [0, *itertools.accumulate(counts)]
     codes = np.empty(starts[-1], np.int32)
-    for place, each in enumerate(checked):
-        if isinstance(each.form, Format):
+    inside = num_threads if len(parts) == 1 else 1
+
+    def read_some(first: int, last: int) -> None:
+        for place in range(first, last):
             part = codes[starts[place] : starts[place + 1]]
-            plan = Plan(each.body.size, each.header.parameter)
-            good = each.form.read(each.body, each.header.n, plan, part, num_threads)
+            good = _read(checked[place], part, inside)
             if good < part.size:
-                problem = f"code {good} of {part.size} is wrong: indices must rise strictly from 1 to {each.header.n}"
-                with _naming(place, len(checked)):
-                    raise each.error(problem)
+                header = checked[place].header
+                problem = f"code {good} of {part.size} is wrong: indices must rise strictly from 1 to {header.n}"
+                raise _named(header.error(problem), place, len(checked))
+
+    threads.run(read_some, parts)
     return codes, starts
+
+
+def _read(message: Checked, codes: NDArray[np.int32], num_threads: int | None) -> int:
+    """Read the codes of a message; return how many are good."""
+    header, form = message.header, message.form
+    if not isinstance(form, Format):
+        return 0
+    return form.read(message.body, header.n, Plan(message.body.size, header.parameter), codes, num_threads)
 
 
 def _stretches(checked: list[Checked]) -> Iterator[tuple[int, int]]:
@@ -115,13 +147,9 @@ def _runs(checked: list[Checked], scales: list[float]) -> tuple[NDArray[np.int64
     return ends, values.astype(np.float32)
 
 
-@contextlib.contextmanager
-def _naming(place: int, num_messages: int) -> Iterator[None]:
+def _named(error: MessageError, place: int, num_messages: int) -> MessageError:
     """Say which message an error is about."""
-    try:
-        yield
-    except MessageError as error:
-        raise MessageError(f"message {place} of {num_messages}: {error}") from None
+    return MessageError(f"message {place} of {num_messages}: {error}")
 
 
 def _one_each(given: _Item | Sequence[_Item], num_messages: int, name: str) -> list[_Item]:

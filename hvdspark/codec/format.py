@@ -1,8 +1,7 @@
 """What a format of codes is: how a list of signed indices becomes bytes, and how bytes become that list again."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +9,7 @@ from numpy.typing import NDArray
 __all__ = ["Format", "Plan", "aligned"]
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What writing a list of codes will take: known before a byte is written.
 
     Attributes

@@ -1,12 +1,13 @@
 """What a message says of each group of elements: how many codes it has, what they stand for, and by which threshold."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvdspark.codec.tau import MIN_TAU, are_taus
+from hvdspark.codec.tau import MIN_TAU, are_taus, is_tau
 
 __all__ = ["Groups"]
 
@@ -56,15 +57,20 @@ class Groups:
 
     def problem(self, count: int) -> str | None:
         """Return what is wrong, or None."""
-        if int(self.counts.sum()) != count:
-            return f"the groups have {int(self.counts.sum())} codes, the message {count}"
+        codes = self.counts.item() if self.counts.size == 1 else int(self.counts.sum())
+        if codes != count:
+            return f"the groups have {codes} codes, the message {count}"
+        if self.counts.size == 1:  # the rule: in a fifth of the time
+            tau, magnitude = self.thresholds.item(), self.magnitudes.item()
+            if MIN_TAU <= tau < math.inf and is_tau(magnitude):
+                return None
+        known = (self.thresholds >= np.float32(MIN_TAU)) & (self.thresholds < np.inf)
+        taus = are_taus(self.magnitudes)
         silent = self.counts == 0
-        least = np.float32(MIN_TAU)
-        known = (self.thresholds >= least) & (self.thresholds < np.inf)
         bad = ~(known | (silent & (self.thresholds == 0)))
         if bad.any():
             return f"the threshold {self.thresholds[bad][0]} of codes is no finite number of at least {MIN_TAU}"
-        bad = ~(are_taus(self.magnitudes) | (silent & (self.magnitudes == 0)))
+        bad = ~(taus | (silent & (self.magnitudes == 0)))
         if bad.any():
             return f"the magnitude {self.magnitudes[bad][0]} is no finite bfloat16 number of at least {MIN_TAU}"
         return None

@@ -27,7 +27,7 @@ Everything is little-endian.
 import struct
 import zlib
 from dataclasses import dataclass, fields
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +108,7 @@ class Expected:
     max_count: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: each step makes one a rank, which would take three times as long
 class Header:
     """The header of a message, read; the fields are those of the module's table."""
 
@@ -126,9 +126,12 @@ class Header:
     examples: int
     crc32: int
 
+    def error(self, problem: str) -> MessageError:
+        """Make the exception for what is wrong with the message."""
+        return MessageError(f"{problem} (the header names rank {self.rank}, step {self.step})")
 
-@dataclass(frozen=True)
-class Checked:
+
+class Checked(NamedTuple):
     """A message whose header, checksum and groups are good; its codes or values have not been looked at.
 
     Attributes
@@ -145,10 +148,6 @@ class Checked:
     groups: Groups
     form: Format | DenseFormat
     body: NDArray[np.uint8]
-
-    def error(self, problem: str) -> MessageError:
-        """Make the exception for what is wrong with it."""
-        return MessageError(f"{problem} (the header names rank {self.header.rank}, step {self.header.step})")
 
 
 def read_header(message: Message) -> Header:
@@ -222,9 +221,9 @@ def check(message: Message, n: int, expected: Expected | None = None) -> Checked
         checked = Checked(header, groups, form, payload[Groups.table_bytes(header.groups) :])
         problem = _check_padding(header, payload)
         problem = problem or (groups.problem(header.count) if isinstance(form, Format) else _check_dense(checked, n))
-    if problem:
-        raise MessageError(f"{problem} (the header names rank {header.rank}, step {header.step})")
-    return checked
+        if problem is None:
+            return checked
+    raise header.error(problem)
 
 
 def _groups(header: Header, payload: NDArray[np.uint8]) -> Groups:
@@ -272,6 +271,8 @@ def _check_counts(header: Header, form: Format | DenseFormat, n: int, expected: 
 
 
 def _check_padding(header: Header, payload: NDArray[np.uint8]) -> str | None:
+    if header.groups == 1:
+        return None
     padding = payload[Groups.ROW_BYTES * header.groups : Groups.table_bytes(header.groups)]
     return "the table of groups is not filled up with zeros" if padding.any() else None
 

@@ -63,8 +63,11 @@ def ranges(n: int, num_threads: int | None, unit: int, least: int | None = None)
     wanted = default_num_threads() if num_threads is None else num_threads
     if wanted < 1:
         raise ValueError(f"num_threads must be at least 1, not {wanted}")
+    least = _MIN_RANGE if least is None else least
+    if wanted == 1 or n < 2 * least:
+        return [(0, n)]
     units = -(-n // unit)
-    parts = max(1, min(wanted, n // (_MIN_RANGE if least is None else least), units))
+    parts = min(wanted, n // least, units)
     cuts = [units * part // parts * unit for part in range(parts)]
     return list(zip(cuts, [*cuts[1:], n], strict=True))
 
@@ -74,6 +77,8 @@ def run(function: Callable[[int, int], _Result], parts: list[tuple[int, int]]) -
 
     The first range runs on the caller's thread. All ranges have ended when this returns or raises.
     """
+    if len(parts) == 1:
+        return [function(*parts[0])]
     futures = [_pool.submit(function, begin, end) for begin, end in parts[1:]]
     try:
         first = function(*parts[0])

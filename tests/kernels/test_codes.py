@@ -32,6 +32,19 @@ def test_bad_codes_are_found(codes, place):
     assert cpu.first_bad_code(codes, 5) == reference.first_bad_code(codes, 5) == place
 
 
+def test_a_bad_code_is_found_wherever_it_stands():
+    """They are looked at 64 at a time: the first of a block, the last, and those behind the last whole one."""
+    rng = np.random.default_rng(0)
+    for case in range(2000):
+        count = int(rng.integers(1, 300))
+        codes = (np.cumsum(rng.integers(1, 9, count)) * rng.choice([-1, 1], count)).astype(np.int32)
+        n = int(abs(codes[-1])) - (case % 5 == 0)
+        if case % 4:
+            other = int(codes[rng.integers(count)])
+            codes[rng.integers(count)] = rng.choice([0, 1, -(2**31), 2**31 - 1, n, -n, other, -other])
+        assert cpu.first_bad_code(codes, n) == reference.first_bad_code(codes, n)
+
+
 def draw_runs(rng, n, runs):
     """Codes of several runs, each rising; some runs are empty."""
     parts = []
@@ -55,15 +68,19 @@ def test_codes_are_added_as_the_reference_does(small_regions, num_threads):
         assert out.tobytes() == twin.tobytes()
 
 
+@pytest.mark.parametrize("is_dense", [True, False])
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
-def test_every_region_and_every_density(small_regions, num_threads):
+def test_every_region_and_every_density(small_regions, num_threads, is_dense):
     """Regions that are read ahead and regions that are not, and the codes at their borders."""
     n = 3 * cpu._REGION + 17
     rng = np.random.default_rng(4)
     borders = np.arange(1, 4)[:, None] * cpu._REGION + np.arange(-1, 3)
     dense = np.flatnonzero(rng.random(n) < 0.05) + 1
+    middling = np.flatnonzero(rng.random(n) < 0.02) + 1
+    middling = middling[(middling > cpu._REGION) & (middling < 2 * cpu._REGION)]  # after a region that asks for nothing
     sparse = np.flatnonzero(rng.random(n) < 1e-4) + 1
-    runs = [np.unique(np.append(part, borders)).astype(np.int32) for part in (dense, sparse, sparse[:3])]
+    chosen = (dense, sparse, sparse[:3]) if is_dense else (middling, sparse, sparse[:3])
+    runs = [np.unique(np.append(part, borders)).astype(np.int32) for part in chosen]
     ends = np.cumsum([run.size for run in runs])
     values = np.array([1.0, 1e-3, -1e3], np.float32)
     out = rng.standard_normal(n).astype(np.float32)

@@ -14,7 +14,7 @@ from hvdspark_kernels import threads
 from hvdspark_kernels.jit import jit
 from hvdspark_kernels.rice.gaps import gap_at, short_bits
 from hvdspark_kernels.rice.reading import read_chunks
-from hvdspark_kernels.rice.scalar import CHUNK, MAX_MAGNITUDE, MAX_PARAMETER
+from hvdspark_kernels.rice.scalar import CHUNK, MAX_MAGNITUDE, MAX_PARAMETER, chunk_of
 from hvdspark_kernels.rice.writing import words_of, write_chunks
 
 __all__ = ["best_size", "most_codes", "read", "write"]
@@ -53,11 +53,11 @@ def _guess(gaps: Any, unit: Any) -> Any:
 
 
 @jit
-def _words(codes: Any, first: Any, sums: Any) -> Any:
+def _words(codes: Any, first: Any, size: Any, sums: Any) -> Any:
     """Write how many words the codes take with the parameters ``first``, ``first + 1`` and ``first + 2``."""
     sums[:] = 0
-    for start in range(0, codes.size, CHUNK):
-        stop = min(start + CHUNK, codes.size)
+    for start in range(0, codes.size, size):
+        stop = min(start + size, codes.size)
         gap, one = np.uint32(gap_at(codes, start)), np.uint32(first)
         two, three = one + np.uint32(1), one + np.uint32(2)
         low, middle, high = short_bits(gap, one), short_bits(gap, two), short_bits(gap, three)
@@ -72,7 +72,7 @@ def _words(codes: Any, first: Any, sums: Any) -> Any:
 
 
 def _table_bytes(count: int) -> int:
-    return 8 * max(0, -(-count // CHUNK) - 1)
+    return 8 * ((count - 1) // CHUNK) if count else 0
 
 
 def best_size(codes: NDArray[np.int32]) -> tuple[int, int]:
@@ -102,7 +102,7 @@ def best_size(codes: NDArray[np.int32]) -> tuple[int, int]:
     sums, before = np.empty(3, np.int64), -1
     while parameter != before:  # a step makes the list shorter, or else the parameter smaller: one is the last
         before, first = parameter, min(max(parameter - 1, 0), MAX_PARAMETER - 2)
-        _words(codes, first, sums)
+        _words(codes, first, chunk_of(codes.size), sums)
         parameter = first + int(np.argmin(sums))
     return parameter, _table_bytes(codes.size) + 8 * int(sums.min())
 
@@ -127,20 +127,18 @@ def write(codes: NDArray[np.int32], parameter: int, payload: NDArray[np.uint8], 
         The most threads to use; None for `hvdspark_kernels.threads.default_num_threads`. It does not change a byte.
     """
     _check(codes, payload)
-    table_bytes = _table_bytes(codes.size)
-    table, words = payload[:table_bytes].view(np.uint32), payload[table_bytes:].view(np.uint64)
-    if codes.size and not words.size:
+    if payload.size % 8 or (_table_bytes(codes.size) >= payload.size if codes.size else payload.size):
         raise ValueError(f"{codes.size} codes cannot be written into {payload.size} bytes")
+    if not codes.size:
+        return
     parts = _parts(codes.size, num_threads)
     starts = {0: 0}
     if len(parts) > 1:  # where the words of each thread begin
         taken = threads.run(lambda begin, end: words_of(codes, begin, end, parameter), parts[:-1])
         starts.update(zip([end for _, end in parts[:-1]], np.cumsum(taken).tolist(), strict=True))
-    ends = threads.run(
-        lambda begin, end: write_chunks(codes, parameter, table, words, begin, end, starts[begin]), parts
-    )
-    if ends[-1] != words.size:
-        raise ValueError(f"these codes take {ends[-1]} words with parameter {parameter}, there are {words.size}")
+    ends = threads.run(lambda begin, end: write_chunks(codes, parameter, payload, begin, end, starts[begin]), parts)
+    if ends[-1] != payload.size:
+        raise ValueError(f"these codes take {ends[-1]} bytes with parameter {parameter}, there are {payload.size}")
 
 
 def _check(codes: NDArray[np.int32], payload: NDArray[np.uint8]) -> None:
@@ -152,7 +150,7 @@ def _check(codes: NDArray[np.int32], payload: NDArray[np.uint8]) -> None:
 
 def _parts(count: int, num_threads: int | None) -> list[tuple[int, int]]:
     """Cut the chunks of so many codes among threads."""
-    return threads.ranges(-(-count // CHUNK), num_threads, 1, least=_CHUNKS)
+    return threads.ranges(-(-count // chunk_of(count)), num_threads, 1, least=_CHUNKS)
 
 
 def read(
@@ -181,15 +179,13 @@ def read(
         codes.
     """
     _check(codes, payload)
-    table_bytes = _table_bytes(codes.size)
-    if payload.size % 8 or payload.size < table_bytes or not 0 <= parameter <= MAX_PARAMETER:
+    if payload.size % 8 or payload.size < _table_bytes(codes.size) or not 0 <= parameter <= MAX_PARAMETER:
         return 0 if codes.size else -1
     if not codes.size:
         return -1 if payload.size else 0
-    table, data, most = payload[:table_bytes].view(np.uint32), payload[table_bytes:], min(n, MAX_MAGNITUDE)
-    parts = _parts(codes.size, num_threads)
-    good = threads.run(lambda begin, end: read_chunks(data, table, parameter, most, codes, begin, end), parts)
+    most, parts = min(n, MAX_MAGNITUDE), _parts(codes.size, num_threads)
+    good = threads.run(lambda begin, end: read_chunks(payload, parameter, most, codes, begin, end), parts)
     for (begin, end), chunks in zip(parts, good, strict=True):
         if chunks < end - begin:
-            return int(begin + chunks) * CHUNK
+            return int(begin + chunks) * chunk_of(codes.size)
     return int(codes.size)

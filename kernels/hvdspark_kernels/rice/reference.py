@@ -3,7 +3,16 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from hvdspark_kernels.rice.scalar import CHUNK, ESCAPE, MAX_MAGNITUDE, MAX_PARAMETER, RAW_BITS, code_bits, join, split
+from hvdspark_kernels.rice.scalar import (
+    ESCAPE,
+    MAX_MAGNITUDE,
+    MAX_PARAMETER,
+    RAW_BITS,
+    chunk_of,
+    code_bits,
+    join,
+    split,
+)  # fmt: skip
 
 __all__ = ["best_size", "most_codes", "read", "write"]
 
@@ -16,7 +25,8 @@ def _gaps(codes: NDArray[np.int32]) -> list[int]:
 
 def _size(codes: NDArray[np.int32], parameter: int) -> int:
     lengths = [code_bits(gap, parameter) for gap in _gaps(codes)]
-    chunks = [sum(lengths[start : start + CHUNK]) for start in range(0, codes.size, CHUNK)]
+    chunk = chunk_of(codes.size)
+    chunks = [sum(lengths[start : start + chunk]) for start in range(0, codes.size, chunk)]
     return 8 * max(0, len(chunks) - 1) + sum(8 * -(-bits // 64) for bits in chunks)
 
 
@@ -35,12 +45,12 @@ def write(codes: NDArray[np.int32], parameter: int, payload: NDArray[np.uint8]) 
     """Write a payload of the size that `best_size` tells."""
     table: list[int] = []
     words: list[int] = []
-    gaps = _gaps(codes)
-    for start in range(0, codes.size, CHUNK):
+    gaps, chunk = _gaps(codes), chunk_of(codes.size)
+    for start in range(0, codes.size, chunk):
         if start:
             table += [abs(int(codes[start - 1])), len(words)]
         stream, length = 0, 0
-        for place in range(start, min(start + CHUNK, codes.size)):
+        for place in range(start, min(start + chunk, codes.size)):
             unary, width, low = split(gaps[place], parameter)
             sign = int(codes[place] < 0)
             stream |= ((sign << width | low) << 1 | 1) << unary + length
@@ -51,7 +61,8 @@ def write(codes: NDArray[np.int32], parameter: int, payload: NDArray[np.uint8]) 
 
 def read(payload: NDArray[np.uint8], parameter: int, n: int, codes: NDArray[np.int32]) -> int:
     """Read what `write` wrote: see `hvdspark_kernels.rice.cpu.read`."""
-    chunks = -(-codes.size // CHUNK)
+    length = chunk_of(codes.size)
+    chunks = -(-codes.size // length)
     table_bytes = 8 * max(0, chunks - 1)
     if payload.size < table_bytes or payload.size % 8 or not 0 <= parameter <= MAX_PARAMETER:
         return 0 if chunks else -1
@@ -61,7 +72,7 @@ def read(payload: NDArray[np.uint8], parameter: int, n: int, codes: NDArray[np.i
     last = 0
     for chunk in range(chunks):
         begin, end = offsets[chunk : chunk + 2]
-        start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, codes.size)
+        start, stop = chunk * length, min((chunk + 1) * length, codes.size)
         if not begin <= end <= len(words):
             return start
         found = _read_chunk(words[begin:end], parameter, stop - start, last)

@@ -1,4 +1,4 @@
-"""Sixteen codes of their gaps in a handful of vector instructions: a running sum is a chain that LLVM leaves scalar."""
+"""A block of codes of its gaps in a handful of vector instructions: LLVM leaves a running sum scalar."""
 
 from typing import Any
 
@@ -6,47 +6,82 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "put_codes"]
+from hvdspark_kernels.rice.scalar import ESCAPE, ROW
 
-LANES = 16
-"""Codes of a row."""
+__all__ = ["put_codes"]
 
+_LANES = 16
+_RARE_BITS = 25  # 64 gaps below that, and a magnitude of 31 bits, sum up in 32
 _BITS = ir.IntType(32)
-_ROW = ir.VectorType(_BITS, LANES)
+_VECTOR = ir.VectorType(_BITS, _LANES)
 
 
 def _row_of(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
-    """Return the address of the row that begins at element `place` of a contiguous array."""
+    """Return the address of the sixteen elements of a contiguous array that begin at `place`."""
     data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [place]), _ROW.as_pointer())
+    return builder.bitcast(builder.gep(data, [place]), _VECTOR.as_pointer())
 
 
 def _shuffle(builder: Any, row: Any, lanes: list[int]) -> Any:
     """Return these lanes of a row; lane 16 is zero."""
-    return builder.shuffle_vector(row, ir.Constant(_ROW, [0] * LANES), ir.Constant(_ROW, lanes))
+    return builder.shuffle_vector(row, ir.Constant(_VECTOR, [0] * _LANES), ir.Constant(_VECTOR, lanes))
 
 
-def _put_codes(_context: Any, codes: Any, _place: Any, gaps: Any, signs: Any, _start: Any, _last: Any) -> Any:
+def _splat(builder: Any, value: Any) -> Any:
+    """Return a row whose lanes all are this number, or this lane of a row."""
+    row = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, _BITS(0))
+    return _shuffle(builder, row, [0] * _LANES)
+
+
+def _running_sum(builder: Any, row: Any) -> Any:
+    for step in (1, 2, 4, 8):
+        row = builder.add(row, _shuffle(builder, row, [_LANES] * step + list(range(_LANES - step))))
+    return row
+
+
+def _any_bit(builder: Any, row: Any) -> Any:
+    """Return the bits that are set in any lane."""
+    name = f"llvm.vector.reduce.or.v{_LANES}i32"
+    function = builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(_BITS, [_VECTOR]), name)
+    return builder.call(function, [row])
+
+
+def _put_codes(
+    _context: Any, codes: Any, _place: Any, unary: Any, rests: Any, _first: Any, _parameter: Any, _last: Any
+) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def row(k: int, place: int) -> Any:
-            return _row_of(context, builder, signature.args[k], arguments[k], arguments[place])
+        def address(k: int, place: Any, start: int) -> Any:
+            return _row_of(context, builder, signature.args[k], arguments[k], builder.add(place, ir.IntType(64)(start)))
 
-        total = builder.load(row(2, 4), align=4)
-        for step in (1, 2, 4, 8):
-            moved = _shuffle(builder, total, [LANES] * step + list(range(LANES - step)))
-            total = builder.add(total, moved)
-        last = builder.insert_element(ir.Constant(_ROW, ir.Undefined), arguments[5], _BITS(0))
-        total = builder.add(total, _shuffle(builder, last, [0] * LANES))
-        sign = builder.load(row(3, 4), align=4)
-        builder.store(builder.sub(builder.xor(total, sign), sign), row(0, 1), align=4)
-        return builder.extract_element(total, _BITS(LANES - 1))
+        def same(number: int) -> Any:
+            return ir.Constant(_VECTOR, [number] * _LANES)
 
-    return types.uint32(codes, types.int64, gaps, signs, types.int64, types.uint32), generate
+        width = _splat(builder, arguments[5])
+        mask = builder.sub(builder.shl(same(1), width), same(1))
+        last = _splat(builder, arguments[6])  # stays a row from here on: the chain from row to row is shorter
+        rare = same(0)
+        for start in range(0, ROW, _LANES):
+            zeros = builder.load(address(2, arguments[4], start), align=4)
+            rest = builder.load(address(3, arguments[4], start), align=4)
+            gap = builder.or_(builder.shl(zeros, width), builder.and_(rest, mask))
+            raw = builder.zext(builder.icmp_unsigned(">=", zeros, same(ESCAPE)), _VECTOR)
+            rare = builder.or_(rare, builder.or_(raw, builder.lshr(gap, same(_RARE_BITS))))
+            sign = builder.sub(same(0), builder.and_(builder.lshr(rest, width), same(1)))
+            total = _running_sum(builder, builder.add(gap, same(1)))
+            code = builder.xor(builder.add(total, last), sign)
+            builder.store(builder.sub(code, sign), address(0, arguments[1], start), align=4)
+            last = builder.add(last, _shuffle(builder, total, [_LANES - 1] * _LANES))
+        pair = (builder.extract_element(last, _BITS(0)), _any_bit(builder, rare))
+        return context.make_tuple(builder, signature.return_type, pair)
+
+    arguments = (codes, types.int64, unary, rests, types.int64, types.uint32, types.uint32)
+    return types.UniTuple(types.uint32, 2)(*arguments), generate
 
 
 put_codes: Any = intrinsic(_put_codes)
-"""Put sixteen codes at ``codes[place:]``, made of gaps (plus one) and signs (0 or -1) from `start` on; return the last
-magnitude, of which 32 bits are kept.
+"""Put 64 codes at ``codes[place:]``, behind a magnitude `last`, made of what was noted of them from `first` on: their
+unary parts and the bits behind those, of a parameter up to 27. Return the magnitude reached, and zero if all is well.
 
+Else a code is raw, or its gap so large (25 bits) that sums may not hold in 32 bits: then what was put means nothing.
 For compiled code; the arrays are contiguous, of 32 bits; the caller looks to the bounds.
 """

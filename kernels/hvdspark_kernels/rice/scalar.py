@@ -1,9 +1,14 @@
 """The maths of one gap, written once. `cpu.py` compiles it; `reference.py` runs it as it stands."""
 
-__all__ = ["CHUNK", "ESCAPE", "MAX_MAGNITUDE", "MAX_PARAMETER", "RAW_BITS", "code_bits", "join", "split"]
+__all__ = [
+    "CHUNK", "ESCAPE", "MAX_MAGNITUDE", "MAX_PARAMETER", "RAW_BITS", "ROW", "chunk_of", "code_bits", "join", "split",
+]  # fmt: skip
 
 CHUNK = 4096
-"""Codes of a chunk."""
+"""The most codes of a chunk."""
+
+ROW = 64
+"""Codes of all chunks but the last come in multiples of this: they are written and read that many at a time."""
 
 ESCAPE = 23
 """The unary part of a gap that is written raw."""
@@ -16,6 +21,15 @@ MAX_MAGNITUDE = (1 << RAW_BITS) - 1
 
 MAX_PARAMETER = 30
 """Above it a raw gap is shorter."""
+
+
+def chunk_of(count: int) -> int:
+    """Return the codes of each chunk, but for the last, of a list of so many.
+
+    There are as few chunks as can be; all are about as long, so that those of a short list can be read side by side.
+    """
+    chunks = max(1, -(-count // CHUNK))
+    return -(-max(count, 1) // (chunks * ROW)) * ROW
 
 
 def split(gap: int, parameter: int) -> tuple[int, int, int]:

@@ -7,11 +7,12 @@ import numpy as np
 from hvdspark_kernels.jit import BLOCK, jit
 from hvdspark_kernels.rice import scalar
 from hvdspark_kernels.rice.gaps import ONE, gap_at, short_bits
-from hvdspark_kernels.rice.scalar import CHUNK, ESCAPE, RAW_BITS
+from hvdspark_kernels.rice.scalar import ESCAPE, RAW_BITS
 
 __all__ = ["words_of", "write_chunks"]
 
 _split = jit(scalar.split)
+_chunk_of = jit(scalar.chunk_of)
 
 
 @jit
@@ -83,9 +84,9 @@ def _write_chunk(codes: Any, begin: Any, end: Any, parameter: Any, words: Any, s
 @jit
 def words_of(codes: Any, first: Any, last: Any, parameter: Any) -> Any:
     """Return how many words the chunks ``first..last`` take."""
-    total = np.int64(0)
+    total, size = np.int64(0), _chunk_of(codes.size)
     for chunk in range(first, last):
-        start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, codes.size)
+        start, stop = chunk * size, min((chunk + 1) * size, codes.size)
         bits, short = short_bits(np.uint32(gap_at(codes, start)), np.uint32(parameter)), np.uint32(parameter)
         now, before = codes[start + 1 : stop], codes[start : stop - 1]
         for j in range(now.size):
@@ -95,11 +96,14 @@ def words_of(codes: Any, first: Any, last: Any, parameter: Any) -> Any:
 
 
 @jit
-def write_chunks(codes: Any, parameter: Any, table: Any, words: Any, first: Any, last: Any, start: Any) -> Any:
-    """Write the chunks ``first..last`` and their entries of the table; return where the words end."""
+def write_chunks(codes: Any, parameter: Any, payload: Any, first: Any, last: Any, start: Any) -> Any:
+    """Write the chunks ``first..last`` and their table's entries, from word `start` on; return the byte reached."""
+    size = _chunk_of(codes.size)
+    table_bytes = 8 * ((codes.size + size - 1) // size - 1)
+    table, words = payload[:table_bytes].view(np.uint32), payload[table_bytes:].view(np.uint64)
     for chunk in range(first, last):
         if chunk:
-            table[2 * chunk - 2] = abs(np.int64(codes[chunk * CHUNK - 1]))
+            table[2 * chunk - 2] = abs(np.int64(codes[chunk * size - 1]))
             table[2 * chunk - 1] = start
-        start = _write_chunk(codes, chunk * CHUNK, min((chunk + 1) * CHUNK, codes.size), parameter, words, start)
-    return start
+        start = _write_chunk(codes, chunk * size, min((chunk + 1) * size, codes.size), parameter, words, start)
+    return np.int64(table_bytes + 8 * start)

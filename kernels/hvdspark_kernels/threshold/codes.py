@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark_kernels import threads
-from hvdspark_kernels.jit import jit, prefetch
+from hvdspark_kernels.jit import BLOCK, jit, prefetch
 
 __all__ = ["add_codes", "first_bad_code", "sum_coded"]
 
@@ -19,13 +19,31 @@ _CROWDED = 64  # elements a code; where codes stand closer, reading the region i
 
 
 @jit
+def _rises(codes: Any, begin: Any) -> Any:
+    """Tell whether none of the 64 codes from `begin` on, which is not the first, is smaller than the one before."""
+    now, before = codes[begin : begin + BLOCK], codes[begin - 1 : begin + BLOCK - 1]
+    bad = np.int32(0)
+    for j in range(BLOCK):
+        bad |= np.int32(abs(now[j]) <= abs(before[j]))  # the smallest int32 has no positive twin, and so is no larger
+    return bad == 0
+
+
+@jit
 def _first_bad_code(codes: Any, n: Any) -> Any:
-    last = np.int64(0)
-    for place in range(codes.size):
-        index = abs(np.int64(codes[place]))  # widened first: the smallest int32 has no positive twin
-        if index <= last or index > n:
-            return place
-        last = index
+    last, place = np.int64(0), 0
+    while place < codes.size:
+        if place and place + BLOCK <= codes.size and _rises(codes, place):
+            last = abs(np.int64(codes[place + BLOCK - 1]))
+            if last <= n:
+                place += BLOCK
+                continue
+            last = abs(np.int64(codes[place - 1]))
+        for k in range(place, min(place + BLOCK, codes.size)):
+            index = abs(np.int64(codes[k]))  # widened first: the smallest int32 has no positive twin
+            if index <= last or index > n:
+                return k
+            last = index
+        place += BLOCK
     return -1
 
 
@@ -58,39 +76,68 @@ def _touch(out: Any, begin: Any, end: Any) -> Any:
 
 
 @jit
-def _add_run(codes: Any, begin: Any, end: Any, last: Any, value: Any, out: Any, cold: Any) -> Any:
-    """Add the codes at ``begin..end`` of a run that ends at `last`."""
+def _add_one(code: Any, value: Any, out: Any) -> Any:
+    code = np.int64(code)
+    sign = code >> 63  # 0 or -1: a branch on it would be mispredicted half of the time
+    i = np.uint64(((code ^ sign) - sign) - 1)
+    if i < np.uint64(out.size):  # the codes are checked before; a write outside stays impossible all the same
+        out[i] += value * np.float32(sign | 1)
+
+
+@jit
+def _add_cold(codes: Any, begin: Any, end: Any, last: Any, value: Any, out: Any) -> Any:
+    """Add the codes at ``begin..end`` of a run that ends at `last`, asking for the cache line of a code to come."""
     for place in range(begin, end):
-        if cold:
-            prefetch(out, abs(np.int64(codes[min(place + _AHEAD, last - 1)])))
-        code = np.int64(codes[place])
-        sign = code >> 63  # 0 or -1: a branch on it would be mispredicted half of the time
-        i = np.uint64(((code ^ sign) - sign) - 1)
-        if i < np.uint64(out.size):  # the codes are checked before; a write outside stays impossible all the same
-            out[i] += value * np.float32(sign | 1)
+        prefetch(out, abs(np.int64(codes[min(place + _AHEAD, last - 1)])))
+        _add_one(codes[place], value, out)
+
+
+@jit
+def _add_warm(codes: Any, begin: Any, end: Any, value: Any, out: Any, ahead: Any, lines: Any, limit: Any) -> Any:
+    """Add the codes at ``begin..end``, asking for so many cache lines from `ahead` on with each, up to `limit`.
+
+    Returns up to where they were asked for.
+    """
+    place = begin
+    while place < end and ahead < limit:
+        for _ in range(lines):
+            prefetch(out, ahead)
+            ahead += _LINE
+        _add_one(codes[place], value, out)
+        place += 1
+    for rest in range(place, end):
+        _add_one(codes[rest], value, out)
+    return ahead
 
 
 @jit
 def _add_codes(codes: Any, ends: Any, values: Any, out: Any, begin: Any, end: Any) -> Any:
-    """Add the codes of elements ``begin..end``, a region after the other."""
+    """Add the codes of elements ``begin..end``, a region after the other.
+
+    Where codes stand close, the next region is asked for, line by line, while they are added to this one.
+    """
     places, stops = np.empty(ends.size, np.int64), np.empty(ends.size, np.int64)
     first = 0
     for run in range(ends.size):
         places[run] = _first_beyond(codes, first, ends[run], begin)
         first = ends[run]
-    touched = np.float32(0)
+    touched, asked = np.float32(0), begin
     for start in range(begin, end, _REGION):
         stop = min(start + _REGION, end)
         total = 0
         for run in range(ends.size):
             stops[run] = _first_beyond(codes, places[run], ends[run], stop)
             total += stops[run] - places[run]
-        crowded = total * _CROWDED > stop - start
-        if crowded:
-            touched += _touch(out, start, stop)
-        for run in range(ends.size):
-            _add_run(codes, places[run], stops[run], ends[run], values[run], out, not crowded)
-            places[run] = stops[run]
+        if total * _CROWDED > stop - start:
+            touched += _touch(out, max(asked, start), stop)
+            lines, limit = 1 + (stop - start) // (_LINE * total), min(stop + _REGION, end)
+            asked = stop
+            for run in range(ends.size):
+                asked = _add_warm(codes, places[run], stops[run], values[run], out, asked, lines, limit)
+        else:
+            for run in range(ends.size):
+                _add_cold(codes, places[run], stops[run], ends[run], values[run], out)
+        places[:] = stops
     return touched  # so that the reading is not optimised away
 
 

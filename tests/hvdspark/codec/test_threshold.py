@@ -18,6 +18,7 @@ from hvdspark.codec import (
     ThresholdState,
     read_header,
 )
+from hvdspark.codec.tau import MAX_TAU, MIN_TAU, are_taus, is_tau, round_tau
 from hvdspark.config import Configuration
 from hvdspark.errors import ConfigurationError
 
@@ -293,3 +294,14 @@ def test_json_that_names_no_algorithm_is_refused(text, message):
 def test_json_of_another_class_is_refused():
     with pytest.raises(ConfigurationError, match="known are AdaptiveThresholdAlgorithm"):
         ADAPTIVE.from_json('{"type": "Zero"}')
+
+
+def test_a_threshold_of_the_wire_is_told_by_itself_and_among_many():
+    bits = np.random.default_rng(0).integers(0, 2**32, 20_000, dtype=np.uint32)
+    bits[::2] &= 0xFFFF0000
+    borders = np.array([MIN_TAU, MAX_TAU, 0.0, -0.0, np.inf, np.nan, -1.0, 1e-40], np.float32)
+    around = (borders[:2].view(np.uint32)[:, None] + np.array([1, 1 << 16, -1, -(1 << 16)])).astype(np.uint32)
+    values = np.concatenate([bits.view(np.float32), borders, around.ravel().view(np.float32)])
+    wanted = [math.isfinite(value) and value >= MIN_TAU and value == round_tau(value) for value in map(float, values)]
+    assert are_taus(values).tolist() == wanted
+    assert [is_tau(float(value)) for value in values] == wanted
