@@ -1,5 +1,6 @@
 """What a format of codes is: how a list of signed indices becomes bytes, and how bytes become that list again."""
 
+import sys
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
@@ -79,7 +80,8 @@ class Format(ABC):
 
 def aligned(payload: NDArray[np.uint8], dtype: Any) -> NDArray[Any]:
     """View a payload as numbers; a copy where it is read-only or lies askew, for which kernels are not compiled."""
-    numbers: NDArray[Any] = payload.view(np.dtype(dtype).newbyteorder("<"))
-    if not (numbers.flags.aligned and numbers.flags.writeable):
+    numbers: NDArray[Any] = payload.view(dtype)
+    flags = numbers.flags
+    if not (flags.aligned and flags.writeable):
         numbers = numbers.copy()
-    return numbers.astype(dtype, copy=False)
+    return numbers if sys.byteorder == "little" else numbers.byteswap()

@@ -7,25 +7,35 @@ ideal: within 1 % at densities of 1e-2 and below.
 
 # ruff: noqa: ARG002  # what one format needs of the common signature, another does not
 
+import functools
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark.codec.format import Format, Plan, aligned
+from hvdspark_kernels.rice.scalar import MAX_PARAMETER
 
 __all__ = ["RiceFormat"]
 
 
+@functools.cache
+def _cpu() -> Any:
+    """Load the kernels, and with them Numba, when they are first used; an import in each call would cost as much."""
+    from hvdspark_kernels.rice import cpu
+
+    return cpu
+
+
 class RiceFormat(Format):
-    """Gaps in chunks of 4,096 codes, which are written and read in parallel (`hvdspark_kernels.rice.cpu`)."""
+    """Gaps in chunks of up to 4,096 codes, which are written and read in parallel (`hvdspark_kernels.rice.cpu`)."""
 
     identity = 3
     name = "rice"
 
     def plan(self, codes: NDArray[np.int32], n: int) -> Plan:
         """Find the parameter that gives the smallest payload."""
-        from hvdspark_kernels.rice import cpu
-
-        parameter, payload_bytes = cpu.best_size(codes)
+        parameter, payload_bytes = _cpu().best_size(codes)
         return Plan(payload_bytes, parameter)
 
     def write(
@@ -37,19 +47,14 @@ class RiceFormat(Format):
         num_threads: int | None = None,
     ) -> None:
         """Write chunks and their table."""
-        from hvdspark_kernels.rice import cpu
-
-        cpu.write(codes, plan.parameter, payload, num_threads)
+        _cpu().write(codes, plan.parameter, payload, num_threads)
 
     def could_hold(self, plan: Plan, n: int, count: int) -> bool:
         """Compare with the shortest codes that there are."""
-        from hvdspark_kernels.rice import cpu
-        from hvdspark_kernels.rice.scalar import MAX_PARAMETER
-
         return (
             plan.parameter <= MAX_PARAMETER
             and plan.payload_bytes % 8 == 0
-            and count <= cpu.most_codes(plan.payload_bytes, plan.parameter)
+            and count <= _cpu().most_codes(plan.payload_bytes, plan.parameter)
         )
 
     def read(
@@ -61,6 +66,5 @@ class RiceFormat(Format):
         num_threads: int | None = None,
     ) -> int:
         """Read chunks; find the first code that is no canonical one."""
-        from hvdspark_kernels.rice import cpu
-
-        return cpu.read(aligned(payload, np.uint64).view(np.uint8), plan.parameter, n, codes, num_threads)
+        good: int = _cpu().read(aligned(payload, np.uint64).view(np.uint8), plan.parameter, n, codes, num_threads)
+        return good
