@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from hvdspark.collectives import open_collective as open_collective
     from hvdspark.data import DataSet as DataSet
     from hvdspark.evaluation import Evaluation as Evaluation
+    from hvdspark.masters import ParameterAveragingTrainingMaster as ParameterAveragingTrainingMaster
     from hvdspark.masters import SharedTrainingMaster as SharedTrainingMaster
     from hvdspark.network import Network as Network
     from hvdspark.spark import SparkDl4jMultiLayer as SparkDl4jMultiLayer
     from hvdspark.spark import SparkMultiLayer as SparkMultiLayer
+    from hvdspark.sync import Nesterov as Nesterov
+    from hvdspark.sync import ParameterAveraging as ParameterAveraging
     from hvdspark.sync import SharedUpdates as SharedUpdates
     from hvdspark.training import TrainingResult as TrainingResult
 
@@ -32,8 +35,11 @@ _ROOMS = {
     "DataSet": "data",
     "Evaluation": "evaluation",
     "FixedThresholdAlgorithm": "codec",
+    "Nesterov": "sync",
     "Network": "network",
     "NoOpResidualPostProcessor": "codec",
+    "ParameterAveraging": "sync",
+    "ParameterAveragingTrainingMaster": "masters",
     "ResidualClippingPostProcessor": "codec",
     "ResidualPostProcessor": "codec",
     "SharedTrainingMaster": "masters",

@@ -12,7 +12,8 @@ from hvdspark.codec.format import Format
 from hvdspark.codec.groups import Groups
 from hvdspark.codec.inspection import EncodingRecord, Magnitudes, magnitudes, records
 from hvdspark.codec.message import DENSE, FORMATS, HEADER_BYTES, Message, Stamp, read_groups, read_header, seal
-from hvdspark.codec.options import check_options, check_parts, check_state, checked_ends, checked_names
+from hvdspark.codec.names import Names
+from hvdspark.codec.options import check_options, check_parts, check_state, checked_ends
 from hvdspark.codec.residual import NoOpResidualPostProcessor, ResidualPostProcessor
 from hvdspark.codec.store import Update
 from hvdspark.codec.tau import MAX_TAU, round_tau
@@ -60,10 +61,8 @@ class Encoder:
 
     Raises
     ------
-    ConfigurationError
-        For an option out of range.
-    UnsupportedError
-        For a device that is not there.
+    ConfigurationError, UnsupportedError
+        For an option out of range; for a device that is not there.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class Encoder:
         self._format = format
         self._magnitude = magnitude
         self._num_threads = num_threads
-        self._names = checked_names(names, n)
+        self._names = Names(names, n)
         self._observer = observer
         ends = [n] if group_ends is None else checked_ends(group_ends, n)
         self._ends = np.array(ends, np.int64)
@@ -97,6 +96,8 @@ class Encoder:
         self._taus = np.zeros(len(ends), np.float32)
         self._clipped_mass = 0.0
         self._store = open_store(n, device, num_threads)
+        self._device = device
+        self._sent = np.empty(0, np.int32)
         # Room for the largest message: Rice codes never take more than 33 bits, and a little for each 4,096 of them.
         # Only what is written becomes memory: a sparse message touches little of it.
         size = HEADER_BYTES + Groups.table_bytes(len(ends)) + 4 * n + n // 4 + 64
@@ -106,6 +107,16 @@ class Encoder:
     def n(self) -> int:
         """Number of elements of an update."""
         return self._n
+
+    @property
+    def device(self) -> str:
+        """Where updates and residual live."""
+        return self._device
+
+    @property
+    def sent(self) -> NDArray[np.int32]:
+        """The codes of the last message, ``[count] int32``, valid until the next encode; none of a dense one."""
+        return self._sent
 
     @property
     def residual(self) -> Any:
@@ -271,7 +282,7 @@ class Encoder:
         if bad >= 0:
             self._refuse(update, bad)
         self._before = self._thresholds.states
-        taken = steps
+        taken, self._sent = steps, codes
         try:  # the codes have left the residual: either the caller gets them, or they go back
             groups = Groups(counts, thresholds, self._magnitudes(codes, counts))
             self._take_means(codes, groups)
@@ -306,7 +317,7 @@ class Encoder:
         bad = self._store.take_all(update, message[HEADER_BYTES:].view("<f4"))
         if bad >= 0:
             self._refuse(update, bad)
-        self._before = self._thresholds.states
+        self._before, self._sent = self._thresholds.states, np.empty(0, np.int32)
         none = np.zeros(1, np.float32)
         groups = Groups(np.array([self._n]), none, none)
         seal(message, DENSE, 0, self._n, groups, stamp)
@@ -376,20 +387,13 @@ class Encoder:
 
     def _refuse(self, update: Update, i: int) -> None:
         """Raise for an element that is not finite."""
-        one = slice(i, i + 1)
+        one, place = slice(i, i + 1), self._names.place(i)
         value, kept = self._store.updates(update, one)[0], self._store.kept(one)[0]
         if not np.isfinite(kept):
             raise NonFiniteError(
-                f"the residual is {kept} at {self._place(i)}: something wrote that into it between encodes; load a "
-                "checkpoint, or set the residual to zero"
+                f"the residual is {kept} at {place}: something wrote that into it between encodes; load a checkpoint, "
+                "or set the residual to zero"
             )
         what = "the update" if not np.isfinite(value) else f"the update ({value}) plus the residual ({kept})"
         total = value if not np.isfinite(value) else "no float32 number"
-        raise NonFiniteError(f"{what} is {total} at {self._place(i)}; nothing was encoded, the residual is as before")
-
-    def _place(self, i: int) -> str:
-        """Say where element `i` is, in words of the model where they are known."""
-        for name, start, stop in self._names:
-            if start <= i < stop:
-                return f"element {i - start} of {name!r} (element {i} of {self._n})"
-        return f"element {i} of {self._n}"
+        raise NonFiniteError(f"{what} is {total} at {place}; nothing was encoded, the residual is as before")

@@ -12,7 +12,7 @@ from hvdspark.codec.residual import ResidualPostProcessor
 from hvdspark.codec.threshold import ThresholdAlgorithm, ThresholdState
 from hvdspark.errors import ConfigurationError, UnsupportedError
 
-__all__ = ["check_options", "check_parts", "check_state", "checked_ends", "checked_names"]
+__all__ = ["check_options", "check_parts", "check_state", "checked_ends"]
 
 _MAX_N = 2**31 - 1  # a code is a signed 32-bit index, counted from one
 
@@ -42,14 +42,6 @@ def check_parts(algorithm: ThresholdAlgorithm | None, processor: ResidualPostPro
     ):
         if part is not None and not isinstance(part, kind):
             raise UnsupportedError(f"{name} must be a {kind.__name__}, not a {type(part).__name__}")
-
-
-def checked_names(names: Sequence[tuple[str, int, int]] | None, n: int) -> list[tuple[str, int, int]]:
-    """Refuse spans outside the update."""
-    for name, start, stop in names or ():
-        if not 0 <= start <= stop <= n:
-            raise ConfigurationError(f"names: {name!r} spans {start}..{stop}, outside 0..{n}")
-    return list(names or ())
 
 
 def checked_ends(ends: Sequence[int], n: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Training masters: how a network is trained on a cluster."""
 
+from hvdspark.masters.averaging import ParameterAveragingTrainingMaster
 from hvdspark.masters.base import TrainingMaster
 from hvdspark.masters.parcel import Parcel
 from hvdspark.masters.shared import SharedTrainingMaster
 
-__all__ = ["Parcel", "SharedTrainingMaster", "TrainingMaster"]
+__all__ = ["ParameterAveragingTrainingMaster", "Parcel", "SharedTrainingMaster", "TrainingMaster"]

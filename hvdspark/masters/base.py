@@ -18,7 +18,7 @@ from hvdspark.masters.placement import LAUNCHERS, absolute, choose_launcher, cou
 from hvdspark.masters.progress import ProgressBar
 from hvdspark.network import Network
 from hvdspark.stats import RankStats, TrainingStats
-from hvdspark.training import Job, RankReport, SharingOptions, TrainingResult, work
+from hvdspark.training import Job, RankReport, Sharing, TrainingResult, work
 from hvdspark.training.worker import WEIGHTS_FILE
 from hvdspark_launch import Launcher
 
@@ -103,7 +103,7 @@ class TrainingMaster(Configuration, abc.ABC):
         return value
 
     @abc.abstractmethod
-    def sharing(self) -> SharingOptions:
+    def sharing(self) -> Sharing:
         """Return how the ranks share what they learn."""
 
     def fit(

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from hvdspark.codec import AnyResidualPostProcessor, AnyThresholdAlgorithm
 from hvdspark.masters.base import TrainingMaster
-from hvdspark.sync import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, check_options
+from hvdspark.sync import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, Nesterov
 from hvdspark.training import SharingOptions
 
 __all__ = ["SharedTrainingMaster"]
@@ -36,6 +36,14 @@ class SharedTrainingMaster(TrainingMaster):
         What a code stands for: the threshold, or the mean magnitude of what is sent.
     threshold_scope : {"model", "group", "parameter"}
         What has a threshold of its own: the whole model, each parameter group of the optimizer, or each parameter.
+    momentum_masking : "auto", True or False
+        Zero the momentum of what was just sent; "auto": where every step is coded and the optimizer is SGD with
+        momentum.
+    local_steps : int or pairs of int
+        Steps that a rank takes by itself between exchanges; or a schedule: ``((0, 1), (500, 10))`` begins with one and
+        takes ten from step 500 on. What is left over is exchanged at the end of each epoch.
+    outer_optimizer : Nesterov, optional
+        Outer momentum on the agreed difference.
     encoding_debug_mode : bool
         Record density, threshold and percentiles of what is encoded, at every step and on every rank: as log lines of
         the workers, and as events of kind ``encoding`` in the run directory.
@@ -48,11 +56,14 @@ class SharedTrainingMaster(TrainingMaster):
     exchange: Literal["codec", "dense"] = "codec"
     magnitude: Literal["threshold", "mean"] = "threshold"
     threshold_scope: Literal["model", "group", "parameter"] = "model"
+    momentum_masking: Literal["auto"] | bool = "auto"
+    local_steps: int | tuple[tuple[int, int], ...] = 1
+    outer_optimizer: Nesterov | None = None
     encoding_debug_mode: bool = False
 
     @model_validator(mode="after")
     def _check_sharing(self) -> Self:
-        check_options(**vars(self.sharing()))
+        self.sharing().check()
         return self
 
     def sharing(self) -> SharingOptions:
@@ -65,5 +76,8 @@ class SharedTrainingMaster(TrainingMaster):
             exchange=self.exchange,
             magnitude=self.magnitude,
             threshold_scope=self.threshold_scope,
+            momentum_masking=self.momentum_masking,
+            local_steps=self.local_steps,
+            outer_optimizer=self.outer_optimizer,
             encoding_debug_mode=self.encoding_debug_mode,
         )

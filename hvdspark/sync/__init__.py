@@ -1,18 +1,30 @@
 """The synchronisers: optimizers whose steps all ranks share."""
 
+from hvdspark.sync.averaging import ParameterAveraging
 from hvdspark.sync.base import Exchange, SyncReport, compared
 from hvdspark.sync.flat import FlatParameters, mean_buffers_
-from hvdspark.sync.options import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, check_options
+from hvdspark.sync.options import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, CodecOptions, check_options
+from hvdspark.sync.outer import Nesterov
+from hvdspark.sync.period import LocalSteps, checked_local_steps
+from hvdspark.sync.rules import Rules
+from hvdspark.sync.synchroniser import Synchroniser
 from hvdspark.sync.updates import SharedUpdates
 
 __all__ = [
     "DEFAULT_POST_PROCESSOR",
     "DEFAULT_THRESHOLD_ALGORITHM",
+    "CodecOptions",
     "Exchange",
     "FlatParameters",
+    "LocalSteps",
+    "Nesterov",
+    "ParameterAveraging",
+    "Rules",
     "SharedUpdates",
     "SyncReport",
+    "Synchroniser",
     "check_options",
+    "checked_local_steps",
     "compared",
     "mean_buffers_",
 ]

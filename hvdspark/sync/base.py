@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hvdspark.sync.part import Part
@@ -23,14 +24,20 @@ class Exchange(abc.ABC):
 
     1. *Agreement*: after a call, `out` holds the same bits on all ranks.
     2. *Conservation*: what a rank put in and is not in `out` now is in `residual`, and comes out later.
-    3. *All or nothing*: where a rank's vector is not finite, or it cannot send it, all ranks raise; `out` and `agreed`
-       are as before, and a `residual` also holds what was to be sent.
+    3. *All or nothing*: where a rank's vector is not finite, or it cannot send it, all ranks raise; `out` is
+       as before, and a `residual` also holds what was to be sent.
 
     All ranks call the same methods in the same order.
     """
 
     #: What this exchange keeps back, `[n] float32`; None where everything goes through at once.
     residual: Vector | None
+
+    #: Where the vectors that it takes live.
+    device: torch.device
+
+    #: What this rank last sent, `[count] int32` signed one-based indices, valid until the next call; None: everything.
+    sent: NDArray[np.int32] | None
 
     @abc.abstractmethod
     def add_total(self, vector: Vector, out: Vector, scale: float, *, part: Part) -> None:
@@ -49,15 +56,17 @@ class Exchange(abc.ABC):
         """
 
     @abc.abstractmethod
-    def subtract_difference(self, agreed: Vector, local: Vector, scale: float, *, part: Part) -> None:
-        """Move `agreed` by all ranks' updates: ``agreed -= scale * sum_r (agreed - local_r)``.
+    def add_difference(self, before: Vector, after: Vector, out: Vector, scale: float, *, part: Part) -> None:
+        """Add what all ranks have moved by to `out`: ``out += scale * sum_r (before - after_r)``.
 
         Parameters
         ----------
-        agreed : ndarray
-            `[n] float32`, equal on all ranks; changed in place.
-        local : ndarray
-            `[n] float32`, what this rank's optimizer made of it.
+        before : ndarray
+            `[n] float32`, equal on all ranks: where they set out from.
+        after : ndarray
+            `[n] float32`, where this rank has come to.
+        out : ndarray
+            `[n] float32`, equal on all ranks; changed in place. It may be `before` itself.
         scale, part
             As in `add_total`.
         """
@@ -83,6 +92,8 @@ class SyncReport:
     ----------
     steps : int
         Calls of `step`.
+    exchanges : int
+        How often the ranks have come to agree: as often as they stepped, but for `local_steps` above 1.
     bytes_sent : int
         Bytes of this rank's own messages, padding and the exchange of counts and checksums included.
     dense_bytes : int
@@ -98,6 +109,7 @@ class SyncReport:
     """
 
     steps: int
+    exchanges: int
     bytes_sent: int
     dense_bytes: int
     density: float
@@ -108,7 +120,7 @@ class SyncReport:
     def __str__(self) -> str:
         phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in self.seconds.items())
         return (
-            f"{self.steps} steps, {self.bytes_sent:,} bytes sent "
+            f"{self.steps} steps, {self.exchanges} exchanges, {self.bytes_sent:,} bytes sent "
             f"({self.dense_bytes:,} dense, {compared(self.bytes_sent, self.dense_bytes)}), "
             f"density {self.density:.2e}, threshold {self.threshold:.2e}; seconds: {phases}"
         )

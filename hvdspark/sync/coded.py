@@ -48,6 +48,7 @@ class CodedExchange(Exchange):
         phases: Phases,
         num_threads: int | None = None,
     ) -> None:
+        self.device = torch.device(encoder.device)
         self._collective = collective
         self._encoder = encoder
         self._run_id = run_id
@@ -62,13 +63,18 @@ class CodedExchange(Exchange):
         residual: Vector = self._encoder.residual
         return residual
 
+    @property
+    def sent(self) -> NDArray[np.int32]:  # type: ignore[override]  # the encoder owns it
+        """What this rank last sent, `[count] int32`."""
+        return self._encoder.sent
+
     def add_total(self, vector: Vector, out: Vector, scale: float, *, part: Part) -> None:
         """Do ``out += scale * sum_r decoded_r``; what was not sent of `vector` stays in the residual."""
         self._exchange(lambda stamp: self._encoder.encode(vector, stamp), out, scale, part)
 
-    def subtract_difference(self, agreed: Vector, local: Vector, scale: float, *, part: Part) -> None:
-        """Do ``agreed -= scale * sum_r decoded_r`` for the coded differences ``agreed - local_r``."""
-        self._exchange(lambda stamp: self._encoder.encode_difference(agreed, local, stamp), agreed, -scale, part)
+    def add_difference(self, before: Vector, after: Vector, out: Vector, scale: float, *, part: Part) -> None:
+        """Do ``out += scale * sum_r decoded_r`` for the coded differences ``before - after_r``."""
+        self._exchange(lambda stamp: self._encoder.encode_difference(before, after, stamp), out, scale, part)
 
     def _exchange(self, encode: Callable[[Stamp], NDArray[np.uint8]], out: Vector, scale: float, part: Part) -> None:
         message, failure = self._encoded(encode, part)

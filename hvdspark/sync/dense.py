@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 
 from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, NonFiniteError
@@ -33,6 +34,8 @@ class DenseExchange(Exchange):
     """
 
     residual = None
+    sent = None
+    device = torch.device("cpu")  # it goes through the memory of the host
 
     def __init__(self, collective: Collective, n: int, phases: Phases) -> None:
         self._collective = collective
@@ -50,11 +53,11 @@ class DenseExchange(Exchange):
                 vector *= np.float32(scale)
             out += vector
 
-    def subtract_difference(self, agreed: Vector, local: Vector, scale: float, *, part: Part) -> None:
-        """Do ``agreed -= scale * sum_r (agreed - local_r)``."""
+    def add_difference(self, before: Vector, after: Vector, out: Vector, scale: float, *, part: Part) -> None:
+        """Do ``out += scale * sum_r (before - after_r)``."""
         with self._phases.timed("encode"):
-            np.subtract(local, agreed, out=self._difference)
-        self.add_total(self._difference, agreed, scale, part=part)
+            np.subtract(before, after, out=self._difference)
+        self.add_total(self._difference, out, scale, part=part)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: a dense exchange keeps nothing back."""

@@ -15,7 +15,7 @@ from torch import nn
 from hvdspark.collectives import Collective
 from hvdspark.errors import ModelError, UnsupportedError
 
-__all__ = ["FlatParameters", "as_array", "codec_device", "mean_buffers_", "parameters_of"]
+__all__ = ["FlatParameters", "as_array", "codec_device", "frozen_parameters", "mean_buffers_", "parameters_of"]
 
 
 def as_array(tensor: torch.Tensor) -> Any:
@@ -43,6 +43,16 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
             if parameter.requires_grad:
                 found.setdefault(id(parameter), parameter)
     return list(found.values())
+
+
+def frozen_parameters(
+    optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]]
+) -> list[nn.Parameter]:
+    """Return the parameters that are not trained, each once, in an order that is the same on all ranks."""
+    in_groups = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trained = {id(parameter) for parameter in parameters_of(optimizer)}
+    every = {id(parameter): parameter for parameter in (*in_groups, *(parameter for _, parameter in named))}
+    return [parameter for key, parameter in every.items() if key not in trained]
 
 
 class FlatParameters:
@@ -80,11 +90,12 @@ class FlatParameters:
             start += parameter.numel()
         self.n = start
         self.weights = torch.empty(self.n, dtype=torch.float32, device=self.parameters[0].device)
-        for parameter, view in zip(self.parameters, self._views(self.weights), strict=True):
+        for parameter, view in zip(self.parameters, self.views(self.weights), strict=True):
             view.copy_(parameter.detach())
             parameter.data = view
 
-    def _views(self, flat: torch.Tensor) -> list[torch.Tensor]:
+    def views(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """Return the part of each parameter in a buffer like `weights`, in the parameter's shape; nothing is copied."""
         pairs = zip(self.parameters, self.spans, strict=True)
         return [flat[start:stop].view(parameter.shape) for parameter, (start, stop) in pairs]
 
@@ -118,7 +129,7 @@ class FlatParameters:
 
     def gather_gradients(self, out: torch.Tensor) -> None:
         """Copy all gradients into `out` (`[n] float32`, same device); a missing gradient counts as zero."""
-        for parameter, view in zip(self.parameters, self._views(out), strict=True):
+        for parameter, view in zip(self.parameters, self.views(out), strict=True):
             if parameter.grad is None:
                 view.zero_()
             else:
@@ -135,7 +146,7 @@ class FlatParameters:
 
         The owner of `flat` may reuse it after the optimizer's step.
         """
-        for parameter, view, is_active in zip(self.parameters, self._views(flat), active, strict=True):
+        for parameter, view, is_active in zip(self.parameters, self.views(flat), active, strict=True):
             parameter.grad = view if is_active and parameter.requires_grad else None
 
     def zero_missing_gradients(self, active: NDArray[np.bool_]) -> None:

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
 from hvdspark.codec import (
     AdaptiveThresholdAlgorithm,
+    EncodingRecord,
     ResidualClippingPostProcessor,
     ResidualPostProcessor,
     ThresholdAlgorithm,
 )
 from hvdspark.errors import ConfigurationError, UnsupportedError
 
-__all__ = ["DEFAULT_POST_PROCESSOR", "DEFAULT_THRESHOLD_ALGORITHM", "check_options"]
+__all__ = ["DEFAULT_POST_PROCESSOR", "DEFAULT_THRESHOLD_ALGORITHM", "CodecOptions", "check_options"]
 
 DEFAULT_THRESHOLD_ALGORITHM: ThresholdAlgorithm = AdaptiveThresholdAlgorithm()
 DEFAULT_POST_PROCESSOR: ResidualPostProcessor = ResidualClippingPostProcessor(5.0, 5)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CodecOptions:
+    """The options that act where updates are coded, by the names and with the meaning they have in `SharedUpdates`."""
+
+    threshold_algorithm: ThresholdAlgorithm = DEFAULT_THRESHOLD_ALGORITHM
+    residual_post_processor: ResidualPostProcessor | None = DEFAULT_POST_PROCESSOR
+    magnitude: Literal["threshold", "mean"] = "threshold"
+    threshold_scope: Literal["model", "group", "parameter"] = "model"
+    momentum_masking: Literal["auto"] | bool = "auto"
+    encoding_debug_mode: bool | Callable[[EncodingRecord], None] = False
+    num_threads: int | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what must be equal on all ranks."""
+        return {
+            "threshold_algorithm": repr(self.threshold_algorithm),
+            "residual_post_processor": repr(self.residual_post_processor),
+            "magnitude": self.magnitude,
+            "threshold_scope": self.threshold_scope,
+        }
+
 
 _CHOICES = {
     "encode": ("updates", "gradients"),
@@ -21,27 +49,12 @@ _CHOICES = {
     "exchange": ("codec", "dense"),
     "magnitude": ("threshold", "mean"),
     "threshold_scope": ("model", "group", "parameter"),
+    "momentum_masking": ("auto", True, False),
 }
-_DEFAULTS = {
-    "threshold_algorithm": DEFAULT_THRESHOLD_ALGORITHM,
-    "residual_post_processor": DEFAULT_POST_PROCESSOR,
-    "magnitude": "threshold",
-    "threshold_scope": "model",
-    "encoding_debug_mode": False,
-}
+_KINDS = {"threshold_algorithm": ThresholdAlgorithm, "residual_post_processor": ResidualPostProcessor}
 
 
-def check_options(
-    *,
-    encode: str,
-    combine: str,
-    exchange: str,
-    threshold_algorithm: ThresholdAlgorithm,
-    residual_post_processor: ResidualPostProcessor | None,
-    magnitude: str,
-    threshold_scope: str,
-    encoding_debug_mode: object,
-) -> None:
+def check_options(encode: str, combine: str, exchange: str, codec: CodecOptions) -> None:
     """Refuse values that are no choice, and codec options that cannot act because nothing is coded.
 
     Raises
@@ -49,27 +62,22 @@ def check_options(
     ConfigurationError, UnsupportedError
         Naming the option.
     """
-    given = {
-        "encode": encode,
-        "combine": combine,
-        "exchange": exchange,
-        "threshold_algorithm": threshold_algorithm,
-        "residual_post_processor": residual_post_processor,
-        "magnitude": magnitude,
-        "threshold_scope": threshold_scope,
-        "encoding_debug_mode": encoding_debug_mode,
-    }
+    given = {"encode": encode, "combine": combine, "exchange": exchange, **vars(codec)}
     for name, choices in _CHOICES.items():
-        if given[name] not in choices:
+        if not any(given[name] is choice or given[name] == choice for choice in choices):
             raise ConfigurationError(f"{name}: one of {choices} is needed, not {given[name]!r}")
-    for name, kind in (
-        ("threshold_algorithm", ThresholdAlgorithm),
-        ("residual_post_processor", ResidualPostProcessor),
-    ):
+    for name, kind in _KINDS.items():
         if given[name] is not None and not isinstance(given[name], kind):
             raise UnsupportedError(f"{name}: a {kind.__name__} is needed, this is a {type(given[name]).__name__}")
-    if not isinstance(encoding_debug_mode, bool) and not callable(encoding_debug_mode):
-        raise ConfigurationError(f"encoding_debug_mode: True, False or a function, not {encoding_debug_mode!r}")
-    for name, default in _DEFAULTS.items():
-        if exchange == "dense" and given[name] != default:
-            raise ConfigurationError(f'{name} cannot act with exchange="dense", where nothing is coded: leave it out')
+    if not isinstance(codec.encoding_debug_mode, bool) and not callable(codec.encoding_debug_mode):
+        raise ConfigurationError(f"encoding_debug_mode: True, False or a function, not {codec.encoding_debug_mode!r}")
+    if codec.momentum_masking is True and encode == "gradients":
+        raise ConfigurationError(
+            'momentum_masking=True cannot act with encode="gradients", where momentum comes after the exchange: leave '
+            'it at "auto"'
+        )
+    for field in dataclasses.fields(codec):
+        if exchange == "dense" and given[field.name] != field.default:
+            raise ConfigurationError(
+                f'{field.name} cannot act with exchange="dense", where nothing is coded: leave it out'
+            )

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
-from hvdspark.codec import ResidualPostProcessor, ThresholdAlgorithm
 from hvdspark.network import Network
+from hvdspark.training.sharing import Sharing
 
-__all__ = ["Job", "RankReport", "SharingOptions"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SharingOptions:
-    """How ranks share their updates: the options of `SharedUpdates`, by the same names."""
-
-    threshold_algorithm: ThresholdAlgorithm
-    residual_post_processor: ResidualPostProcessor | None
-    encode: Literal["updates", "gradients"]
-    combine: Literal["mean", "sum"]
-    exchange: Literal["codec", "dense"]
-    magnitude: Literal["threshold", "mean"]
-    threshold_scope: Literal["model", "group", "parameter"]
-    encoding_debug_mode: bool
+__all__ = ["Job", "RankReport"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +27,8 @@ class Job:
         Passes over the training data.
     batch_size : int
         Examples a rank and step.
-    sharing : SharingOptions
-        How updates are shared.
+    sharing : Sharing
+        How ranks share what they learn.
     seed : int
         Decides the order of examples; rank r's torch generator starts from seed + r.
     prefetch : int
@@ -61,7 +47,7 @@ class Job:
     run_directory: str
     epochs: int
     batch_size: int
-    sharing: SharingOptions
+    sharing: Sharing
     seed: int
     prefetch: int
     transport: str

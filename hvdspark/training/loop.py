@@ -16,7 +16,7 @@ from hvdspark.collectives import Collective
 from hvdspark.data import Batch, Batches, EpochPlan, Manifest
 from hvdspark.errors import ConfigurationError, ModelError
 from hvdspark.events import EventLog
-from hvdspark.sync import SharedUpdates, mean_buffers_
+from hvdspark.sync import Synchroniser, mean_buffers_
 from hvdspark.sync.phases import Phases
 from hvdspark.training.job import Job, RankReport
 
@@ -52,7 +52,7 @@ class Trainer:
         self._module = job.network.module.to(device)
         if isinstance(job.network.loss, torch.nn.Module):
             job.network.loss.to(device)  # it may hold the weights of classes
-        self._optimizer = self._shared_optimizer(num_threads)
+        self._optimizer = self._synchroniser(num_threads)
         self._scheduler = self._make_scheduler()
         self._train = Manifest.read(job.train_directory)
         self._validation = Manifest.read(job.validation_directory) if job.validation_directory else None
@@ -60,25 +60,12 @@ class Trainer:
         self._steps = 0
         self._last_progress = 0.0
 
-    def _shared_optimizer(self, num_threads: int) -> SharedUpdates:
+    def _synchroniser(self, num_threads: int) -> Synchroniser:
         own = self._network.optimizer(self._module.parameters())
         if not isinstance(own, torch.optim.Optimizer):
             raise ModelError(f"Network.optimizer returned a {type(own).__name__}, not a torch.optim.Optimizer")
-        sharing = self._job.sharing
-        return SharedUpdates(
-            own,
-            self._world,
-            threshold_algorithm=sharing.threshold_algorithm,
-            residual_post_processor=sharing.residual_post_processor,
-            encode=sharing.encode,
-            combine=sharing.combine,
-            exchange=sharing.exchange,
-            magnitude=sharing.magnitude,
-            threshold_scope=sharing.threshold_scope,
-            encoding_debug_mode=self._record_encoding if sharing.encoding_debug_mode else False,
-            named_parameters=self._module.named_parameters(),
-            num_threads=num_threads if sharing.exchange == "codec" else None,
-        )
+        named = self._module.named_parameters()
+        return self._job.sharing.wrap(own, self._world, named, num_threads, self._record_encoding)
 
     def _record_encoding(self, record: EncodingRecord) -> None:
         self._events.write("encoding", **record.as_event())
@@ -130,6 +117,7 @@ class Trainer:
         for batch in self._timed(batches):
             loss_sum += self._step(batch)
             self._progress(epoch, batch.step, len(batches))
+        self._optimizer.synchronise()  # steps left over: nothing of an epoch is skipped, and all score the same weights
         mean_buffers_(self._module, self._world)
         record = {"epoch": epoch, "score": self._mean_over_ranks(loss_sum, self._train)}
         if self._validation is not None:

@@ -15,6 +15,7 @@ from hvdspark.errors import ConfigurationError
 from hvdspark.events import EventLog
 from hvdspark.training.job import Job, RankReport
 from hvdspark.training.loop import Trainer
+from hvdspark.training.sharing import SharingOptions
 
 __all__ = ["WEIGHTS_FILE", "work"]
 
@@ -37,7 +38,7 @@ def work(job: Job) -> RankReport:
     """
     with open_collective(job.transport) as world, EventLog(job.run_directory, world.rank) as events:
         _check_local_ranks(job, world)
-        if job.sharing.encoding_debug_mode:
+        if isinstance(job.sharing, SharingOptions) and job.sharing.encoding_debug_mode:
             _show_encoding_lines()
         with _own_share_of_threads(world) as num_threads:
             torch.manual_seed(job.seed + world.rank)

@@ -46,7 +46,7 @@ def check_conservation_of_totals(factory, size=3):
 
 
 def check_agreement_and_conservation_of_differences(factory, size=3):
-    """Laws 1 and 2, for subtract_difference: each rank walks off by its vector, all meet at the mean."""
+    """Laws 1 and 2, for add_difference: each rank walks off by its vector, all meet at the mean."""
 
     def fn(world):
         exchange = factory(world, N, Phases())
@@ -55,7 +55,7 @@ def check_agreement_and_conservation_of_differences(factory, size=3):
         for vector in vectors(world.rank):
             local = agreed - vector
             walked += agreed.astype(np.float64) - local
-            exchange.subtract_difference(agreed, local, 1 / size, part=Part())
+            exchange.add_difference(agreed, local, agreed, -1 / size, part=Part())
         kept = np.zeros(N) if exchange.residual is None else exchange.residual.astype(np.float64)
         return agreed, walked, kept
 
@@ -83,7 +83,7 @@ def check_all_or_nothing(factory, size=3):
             assert "rank 1" in str(caught.value)
             assert "NonFiniteError" in str(caught.value)
         with pytest.raises(HvdsparkError):
-            exchange.subtract_difference(agreed, agreed - bad, 1.0, part=Part())
+            exchange.add_difference(agreed, agreed - bad, agreed, -1.0, part=Part())
         assert out.tobytes() == before
         assert agreed.tobytes() == np.ones(N, np.float32).tobytes()
         if exchange.residual is not None:

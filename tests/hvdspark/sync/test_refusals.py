@@ -123,11 +123,11 @@ def test_a_nan_on_one_rank_is_told_to_all_and_no_weight_moves():
 
 
 def test_a_message_that_is_too_long_is_told_to_all_and_stays_in_the_residual(monkeypatch):
-    limits = property(lambda world: 400 if world.rank == 0 else 1 << 30)
+    limits = property(lambda world: 1000 if world.rank == 0 else 1 << 30)
     monkeypatch.setattr(ThreadsCollective, "max_message_bytes", limits)
 
     def fn(world):
-        module = torch.nn.Linear(WIDTH, 300)
+        module = torch.nn.Linear(WIDTH, 800)
         options = {"threshold_algorithm": FixedThresholdAlgorithm(1e-9), "residual_post_processor": None}
         optimizer = SharedUpdates(torch.optim.SGD(module.parameters(), lr=1.0), world, **options)
         before = weights(module)

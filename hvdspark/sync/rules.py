@@ -1,0 +1,47 @@
+"""How ranks come to agree: what a synchroniser is told of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from hvdspark.errors import ConfigurationError, UnsupportedError
+from hvdspark.sync.outer import Nesterov
+
+__all__ = ["Rules"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How ranks come to agree.
+
+    Parameters
+    ----------
+    encode : {"updates", "gradients"}
+        What is exchanged.
+    combine : {"mean", "sum"}
+        How ranks' parts are joined.
+    schedule : tuple of (int, int)
+        From which step on, how many local steps a period has.
+    outer : Nesterov, optional
+        What is made of the agreed difference.
+    verify_every : int
+        Steps between comparisons of the weights; 0 never.
+    """
+
+    encode: Literal["updates", "gradients"] = "updates"
+    combine: Literal["mean", "sum"] = "mean"
+    schedule: tuple[tuple[int, int], ...] = ((0, 1),)
+    outer: Nesterov | None = None
+    verify_every: int = 100
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.verify_every, int) or self.verify_every < 0:
+            raise ConfigurationError(f"verify_every: a whole number from 0 is needed, not {self.verify_every!r}")
+        if self.outer is not None and not isinstance(self.outer, Nesterov):
+            raise UnsupportedError(f"outer_optimizer: a Nesterov is needed, this is a {type(self.outer).__name__}")
+        if self.encode == "gradients" and (self.outer or self.schedule != ((0, 1),)):
+            raise ConfigurationError(
+                'local_steps and outer_optimizer cannot act with encode="gradients", where there is no local step: '
+                'use encode="updates"'
+            )

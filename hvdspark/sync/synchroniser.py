@@ -1,0 +1,383 @@
+"""The one mechanism of all synchronisers: local steps, then an exchange of what they came to, then the same weights.
+
+Strom's and Deeplearning4j's gradient sharing is one local step and a threshold code; parameter averaging is several and
+no code; local SGD with an outer optimizer (SlowMo, DiLoCo) stands between them.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import importlib.metadata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hvdspark.collectives import Collective
+from hvdspark.errors import ConfigurationError, RankMismatch, UnsupportedError
+from hvdspark.sync.base import Exchange, SyncReport
+from hvdspark.sync.flat import FlatParameters, as_array, frozen_parameters, parameters_of
+from hvdspark.sync.handshake import agree_on_run_id, broadcast_tensors_, compare_facts
+from hvdspark.sync.outer import OuterStep
+from hvdspark.sync.part import Part
+from hvdspark.sync.period import Period, count_examples, local_steps_at
+from hvdspark.sync.phases import Phases
+from hvdspark.sync.rules import Rules
+from hvdspark.sync.wrapped import WrappedOptimizer
+
+__all__ = ["Synchroniser"]
+
+_KEYS = {"optimizer", "exchange", "steps", "exchanges", "rank", "size", "bytes_sent", "active", "period", "velocity"}
+
+
+class Synchroniser(WrappedOptimizer, abc.ABC):
+    """Wraps a rank's optimizer; after every exchange all ranks have the same weights, bit for bit.
+
+    Abstract: a subclass says what is exchanged, and how.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        The rank's own.
+    collective : Collective
+        The ranks.
+    rules : Rules
+        How they come to agree.
+    facts : dict
+        What else must be equal on all ranks, by name.
+    named_parameters : iterable of (str, Parameter), optional
+        Names for error messages.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        collective: Collective,
+        rules: Rules,
+        facts: dict[str, Any],
+        named_parameters: Iterable[tuple[str, nn.Parameter]] | None,
+    ) -> None:
+        super().__init__(optimizer)
+        self._collective = collective
+        self._rules = rules
+        self._phases = Phases()
+        self._steps = self._exchanges = self._verified = self._bytes_sent = 0
+        self._active: NDArray[np.bool_] | None = None  # which parameters are trained; agreed on in the first step
+        named = list(named_parameters or ())
+        self._flat = FlatParameters(parameters_of(optimizer))
+        frozen = frozen_parameters(optimizer, named)
+        self._compare(frozen, facts)
+        run_id = agree_on_run_id(collective)
+        broadcast_tensors_(collective, [self._flat.weights, *frozen])
+        self._exchange, self._followers = self._open(run_id, named)
+        self._agreed = torch.empty(self._flat.n, dtype=torch.float32, device=self._exchange.device)
+        self._joined = self._agreed if rules.outer is None else torch.empty_like(self._agreed)
+        self._outer = None if rules.outer is None else OuterStep(rules.outer, self._agreed)
+        self._gradient = torch.empty_like(self._flat.weights) if rules.encode == "gradients" else None
+        self._period: Period | None = None  # None: the ranks agree
+
+    @abc.abstractmethod
+    def _open(
+        self, run_id: int, named: list[tuple[str, nn.Parameter]]
+    ) -> tuple[Exchange, Sequence[Callable[[float], None]]]:
+        """Make the exchange; and what follows an agreement, each called with this rank's weight in it."""
+
+    def _compare(self, frozen: list[nn.Parameter], facts: dict[str, Any]) -> None:
+        own = {
+            "hvdspark": importlib.metadata.version("hvdspark"),
+            "synchroniser": type(self).__name__,
+            "parameter shapes": [list(p.shape) for p in self._flat.parameters],
+            "parameters of each group": [len(group["params"]) for group in self._optimizer.param_groups],
+            "frozen parameters": [(list(p.shape), str(p.dtype)) for p in frozen],
+            "optimizer": type(self._optimizer).__name__,
+            "encode": self._rules.encode,
+            "combine": self._rules.combine,
+            "local_steps": self._rules.schedule,
+            "outer_optimizer": repr(self._rules.outer),
+            "verify_every": self._rules.verify_every,
+        }
+        compare_facts(self._collective, {**own, **facts})
+
+    # ---- a step ------------------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        examples: int | None = None,
+        total_examples: int | None = None,
+    ) -> Any:
+        """Take one step together with all ranks; with `local_steps` above 1 they meet at the end of a period only.
+
+        What was done to the weights since the last step stays done, as with any torch optimizer, provided that all
+        ranks did the same. A parameter that has had a gradient before and has none now counts as having one of zeros.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model and returns the loss, as for any torch optimizer.
+        examples : int, optional
+            How many examples this rank's gradient is the mean of: ranks weigh by it (under ``combine="mean"``). None on
+            all ranks: they weigh the same. A rank without examples calls `step(examples=0)` without gradients.
+        total_examples : int, optional
+            The sum of `examples` over all ranks, where the caller knows it; else one more small exchange finds it.
+
+        Raises
+        ------
+        NonFiniteError
+            This rank's update or gradient is not finite (named by parameter), or without a codec the sum.
+        RankLost
+            Another rank could not send its part, or is gone.
+        RankMismatch
+            Ranks call with other arguments, or their weights differ.
+
+        After an error the weights are those of the last agreement (unless it is that ranks' weights differ), and
+        nothing that was to be sent is lost from a residual; but the optimizer's own state may have moved, and may hold
+        NaN.
+        """
+        self._refuse_scaler()
+        part = Part.checked(examples, total_examples)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._flat.check_bound(self._optimizer)
+        with self._counting_bytes(), torch.no_grad():
+            if self._is_alone:
+                self._optimizer.step()  # w - (w - w') is not w' to the last bit: alone, nothing is exchanged
+            elif self._rules.encode == "updates":
+                self._step_updates(part, self._agree_on_active())
+            else:
+                self._step_gradients(part, self._agree_on_active())
+            self._steps += 1
+            self._verify_now_and_then()
+        return loss
+
+    def synchronise(self) -> None:
+        """Bring the ranks together in the middle of a period, so that all have the same weights; else do nothing.
+
+        All ranks call it at the same step: before they evaluate or save the model.
+        """
+        if self._period is not None:
+            with self._counting_bytes(), torch.no_grad():
+                self._meet(self._period)
+
+    @property
+    def _is_alone(self) -> bool:
+        return self._collective.size == 1 and self._outer is None
+
+    @property
+    def _scale(self) -> float:
+        return 1.0 / self._collective.size if self._rules.combine == "mean" else 1.0
+
+    def _agree_on_active(self) -> NDArray[np.bool_]:
+        """Find out which parameters have a gradient on some rank: layers that nobody uses are left alone."""
+        if self._active is None:
+            counts = self._flat.with_gradient().astype(np.int32)
+            with self._phases.timed("exchange"):
+                self._collective.allreduce_(counts)
+            self._active = counts > 0
+        return self._active
+
+    def _step_updates(self, part: Part, active: NDArray[np.bool_]) -> None:
+        if self._period is None:
+            with self._phases.timed("update"):
+                self._agreed.copy_(self._flat.weights)
+            self._period = Period(local_steps_at(self._rules.schedule, self._steps))
+        period = self._period
+        if period.length == 1:  # else momentum would carry a step's weight into the next (docs/adr/0002)
+            self._weigh_gradients(part)
+        with self._phases.timed("update"), self._undone_on_error():
+            active |= self._flat.with_gradient()
+            # A rank without examples steps as well: its momentum is part of the sum (docs/adr/0002).
+            self._flat.zero_missing_gradients(active)
+            self._optimizer.step()
+        period.add(part)
+        if period.is_over:
+            self._meet(period)
+
+    def _meet(self, period: Period) -> None:
+        """Exchange what the local steps of a period came to, and go on from what was agreed."""
+        weight = 1.0
+        with self._undone_on_error():
+            if period.length > 1 and self._rules.combine == "mean":
+                with self._phases.timed("exchange"):
+                    weight = period.weight(self._collective)
+            local = self._flat.weights.detach().to(self._agreed.device)
+            if weight != 1.0:
+                local = torch.lerp(self._agreed, local, weight)
+            before, after = as_array(self._agreed), as_array(local)
+            if self._outer is None:
+                self._exchange.add_difference(before, after, before, -self._scale, part=period.part)
+            else:
+                difference = self._joined.zero_()
+                self._exchange.add_difference(before, after, as_array(difference), self._scale, part=period.part)
+                self._outer.apply(self._agreed, difference)
+        self._go_on()
+        self._exchanges += 1
+        for follow in self._followers:
+            follow(weight)
+
+    @contextlib.contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._go_on()
+            raise
+
+    @contextlib.contextmanager
+    def _counting_bytes(self) -> Iterator[None]:
+        before = self._collective.sent_bytes
+        try:
+            yield
+        finally:
+            self._bytes_sent += self._collective.sent_bytes - before
+
+    def _go_on(self) -> None:
+        """Take the weights that were agreed on; after an error they are still those of the last agreement."""
+        with self._phases.timed("apply"):
+            self._flat.weights.copy_(self._agreed)
+        self._period = None
+
+    def _step_gradients(self, part: Part, active: NDArray[np.bool_]) -> None:
+        self._weigh_gradients(part)
+        assert self._gradient is not None
+        with self._phases.timed("update"):
+            self._flat.gather_gradients(self._gradient)
+            joined = self._agreed.zero_()  # not before: the last step left the gradients as views of it
+        gradient = self._gradient.to(joined.device)
+        self._exchange.add_total(as_array(gradient), as_array(joined), self._scale, part=part)
+        with self._phases.timed("update"):
+            self._flat.note_active(joined, active)
+            self._flat.scatter_gradients(joined.to(self._gradient.device), active)
+            self._optimizer.step()
+        self._exchanges += 1
+
+    def _weigh_gradients(self, part: Part) -> None:
+        """Scale this rank's gradients so that the plain mean over ranks is the mean over examples."""
+        if part.examples is None or self._rules.combine == "sum":
+            return
+        with self._phases.timed("exchange"):
+            total = count_examples(self._collective, part)
+        if total:
+            self._flat.scale_gradients(self._collective.size * part.examples / total)
+
+    # ---- weights -----------------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> int:
+        """Compute a 32-bit checksum of this rank's weights."""
+        return self._flat.fingerprint()
+
+    def verify(self) -> None:
+        """Compare the weights of all ranks by checksum; in the middle of a period they differ.
+
+        Raises
+        ------
+        RankMismatch
+            On all ranks, if they differ; the message lists the checksums.
+        """
+        mine = np.array([self.fingerprint()], np.uint32).view(np.uint8)
+        found = [int(part.view(np.uint32)[0]) for part in self._collective.allgather(mine)]
+        if len(set(found)) > 1:
+            listed = ", ".join(f"rank {rank}: {value:08x}" for rank, value in enumerate(found))
+            raise RankMismatch(
+                f"the weights differ between ranks after step {self._steps} ({listed}). Only step() may change them; "
+                'with encode="gradients" all ranks also need the same torch build and kind of CPU or GPU'
+            )
+
+    def _verify_now_and_then(self) -> None:
+        every = self._rules.verify_every
+        if every and self._period is None and self._steps - self._verified >= every:
+            self.verify()
+            self._verified = self._steps
+
+    # ---- what torch expects of an optimizer --------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse new parameters: all ranks agreed on a set of them (allowed only while this is being built)."""
+        if hasattr(self, "_flat"):
+            raise UnsupportedError("parameters cannot be added after the optimizer was wrapped: wrap it again")
+        super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return this rank's state: of the wrapped optimizer, of the exchange (residual, threshold), and counts.
+
+        Each rank has its own, and must save its own. In the middle of a period the weights of the last agreement are
+        part of it.
+        """
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "exchange": self._exchange.state_dict(),
+            "velocity": None if self._outer is None else self._outer.velocity.clone(),
+            "period": None if self._period is None else (self._agreed.clone(), *self._period.numbers()),
+            "steps": self._steps,
+            "exchanges": self._exchanges,
+            "rank": self._collective.rank,
+            "size": self._collective.size,
+            "bytes_sent": self._bytes_sent,
+            "active": None if self._active is None else self._active.tolist(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned on this rank; the weights themselves are the module's to load.
+
+        Raises
+        ------
+        ConfigurationError
+            If the state is another rank's, another optimizer's or damaged; nothing has changed then.
+        """
+        self._check_state(state_dict)
+        before = self._exchange.state_dict()
+        self._exchange.load_state_dict(state_dict["exchange"])
+        try:
+            self._optimizer.load_state_dict(state_dict["optimizer"])
+        except ValueError as error:
+            self._exchange.load_state_dict(before)
+            raise ConfigurationError(f"the state is of another optimizer: {error}") from error
+        if self._outer is not None:
+            self._outer.velocity.copy_(state_dict["velocity"])
+        self._period = None
+        if state_dict["period"] is not None:
+            agreed, *numbers = state_dict["period"]
+            self._agreed.copy_(agreed)
+            self._period = Period.of(numbers)
+        active = state_dict["active"]
+        self._active = None if active is None else np.array(active, np.bool_)
+        self._steps, self._exchanges = int(state_dict["steps"]), int(state_dict["exchanges"])
+        self._bytes_sent = int(state_dict["bytes_sent"])
+        self._verified = self._steps - self._steps % (self._rules.verify_every or 1)
+
+    def _check_state(self, state: dict[str, Any]) -> None:
+        if set(state) != _KEYS:
+            raise ConfigurationError(
+                f"{type(self).__name__}: a state has the keys {sorted(_KEYS)}, not {sorted(state)}"
+            )
+        ours = (self._collective.rank, self._collective.size)
+        theirs = (state["rank"], state["size"])
+        if ours != theirs:
+            raise ConfigurationError(
+                f"this is the state of rank {theirs[0]} of {theirs[1]}, here is rank {ours[0]} of {ours[1]}: each rank "
+                "keeps back something else, so each saves and loads its own"
+            )
+        kept = [] if state["velocity"] is None else [state["velocity"]]
+        if len(kept) != (self._outer is not None):
+            raise ConfigurationError("the state is of another outer_optimizer: one of them has none")
+        kept += [] if state["period"] is None else [state["period"][0]]
+        if any(tensor.shape != self._agreed.shape or tensor.dtype != torch.float32 for tensor in kept):
+            raise ConfigurationError(f"the state is not of a model of {self._flat.n} parameters")
+
+    def report(self) -> SyncReport:
+        """Return bytes, density, threshold and seconds by phase, so far, on this rank."""
+        return SyncReport(
+            steps=self._steps,
+            exchanges=self._exchanges,
+            bytes_sent=self._bytes_sent,
+            dense_bytes=4 * self._flat.n * self._steps,
+            seconds=dict(self._phases.seconds),
+            **self._exchange.measures(),
+        )
