@@ -1,8 +1,9 @@
-"""A plain PyTorch loop whose steps are shared by all ranks. The same file runs in five ways:
+"""A plain PyTorch loop whose steps are shared by all ranks. The same file runs in six ways:
 
     python train.py
     horovodrun -np 2 python train.py
     mpirun -n 2 python train.py
+    torchrun --nproc-per-node 2 train.py
     python on_horovod_spark.py        (horovod.spark.run)
     python on_barrier_launcher.py     (BarrierLauncher)
 

@@ -3,11 +3,19 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from hvdspark.errors import ConfigurationError
 
-__all__ = ["Launch"]
+__all__ = ["TORCH_VARIABLES", "Launch"]
+
+# What torchrun, and other launchers for PyTorch, set on every rank.
+TORCH_VARIABLES: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_STARTERS: Final = {
+    "gloo": ("Horovod's Gloo launcher", "horovod"),
+    "mpi": ("mpirun or srun", "mpi"),
+    "torch": ("torchrun, or what else set RANK and WORLD_SIZE,", "torch"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +25,13 @@ class Launch:
     Parameters
     ----------
     kind : str
-        "gloo": by Horovod's Gloo launchers or hvdspark's own; "mpi": by mpirun or srun; "none": by neither.
+        "gloo": by Horovod's Gloo launchers or hvdspark's own; "mpi": by mpirun or srun; "torch": by torchrun, or by
+        another launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; "none": by none of them.
     size : int or None
         How many ranks the launcher started; None if it does not tell.
     """
 
-    kind: Literal["gloo", "mpi", "none"]
+    kind: Literal["gloo", "mpi", "torch", "none"]
     size: int | None
 
     @classmethod
@@ -37,12 +46,17 @@ class Launch:
         env = os.environ if environment is None else environment
         if "HOROVOD_RANK" in env and "HOROVOD_SIZE" in env:
             return cls("gloo", _number(env, "HOROVOD_SIZE"))
+        for_torch = all(name in env for name in TORCH_VARIABLES)
+        if for_torch and "TORCHELASTIC_RUN_ID" in env:  # mpirun or srun started torchrun, which started this process
+            return cls("torch", _number(env, "WORLD_SIZE"))
         for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
             if name in env:
                 return cls("mpi", _number(env, name))
         step_size = _number(env, "SLURM_STEP_NUM_TASKS")
         if "PMIX_RANK" in env:
             return cls("mpi", step_size)
+        if for_torch:
+            return cls("torch", _number(env, "WORLD_SIZE"))
         if step_size is not None and step_size > 1:
             raise ConfigurationError(
                 f"srun started {step_size} tasks that know nothing of each other, so each would train alone: start "
@@ -66,6 +80,31 @@ class Launch:
                 f"no launcher's variables are in the environment, so {library} would start as one rank alone: start "
                 'the program with horovodrun or mpirun; use "auto" or "solo" for one rank; or, if your launcher sets '
                 f"none of the variables we know, start {library} yourself before you open the collective"
+            )
+
+    def refuse_alone(self, name: str, library: str, *kinds: str) -> None:
+        """Check that none of some kinds of launcher started this process, under which each rank would be alone.
+
+        Parameters
+        ----------
+        name : str
+            The collective that is being opened.
+        library : str
+            What it is made of.
+        kinds : str
+            Kinds of launcher that tell this library nothing.
+
+        Raises
+        ------
+        ConfigurationError
+            One of them started several ranks.
+        """
+        if self.kind in kinds and self.size != 1:
+            starter, fitting = _STARTERS[self.kind]
+            raise ConfigurationError(
+                f'the collective "{name}" cannot work here: {starter} started {self.size} processes, and to {library} '
+                f'each of them is alone; use "{fitting}", or another launcher: mpirun for "mpi", horovodrun or mpirun '
+                'for "horovod", torchrun for "torch"'
             )
 
     def require_size(self, seen: int, library: str) -> None:

@@ -160,6 +160,7 @@ class _Runtime:
             self.stop(hvd)
         if not hvd.is_initialized():
             if "HOROVOD_CONTROLLER" not in os.environ:  # Horovod takes MPI then, if it was built with it
+                launch.refuse_alone("horovod", "Horovod", "torch")
                 launch.require_launcher("Horovod")
             self._start(hvd, launch)
             self._started_for = variables

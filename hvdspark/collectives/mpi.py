@@ -71,11 +71,7 @@ class MpiCollective(Collective):
 
     def __init__(self, *, timeout_s: float | None = None) -> None:
         launch = Launch.detect()
-        if launch.kind == "gloo" and launch.size != 1:
-            raise ConfigurationError(
-                f'the collective "mpi" cannot work here: Horovod\'s Gloo launcher started {launch.size} processes, and '
-                'to MPI each of them is alone; use "horovod", or start with mpirun'
-            )
+        launch.refuse_alone(self.name, "MPI", "gloo", "torch")
         if not _is_running():
             launch.require_launcher("MPI")
         self._mpi = import_mpi()

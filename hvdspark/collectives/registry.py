@@ -7,6 +7,8 @@ from hvdspark.collectives.base import Collective
 from hvdspark.collectives.environment import Launch
 from hvdspark.collectives.solo import SoloCollective
 from hvdspark.collectives.threads import inside_run_ranks, open_here
+from hvdspark.collectives.torchdist import TorchCollective
+from hvdspark.collectives.torchdist import is_running as torch_is_running
 from hvdspark.errors import ConfigurationError
 
 __all__ = ["Opener", "open_collective", "register"]
@@ -27,9 +29,10 @@ def open_collective(name: str = "auto", *, timeout_s: float | None = None) -> Co
     Parameters
     ----------
     name : str
-        "horovod", "mpi", "solo", "threads" (inside `run_ranks` only), a registered name, or "auto": inside
+        "horovod", "mpi", "solo", "threads" (inside `run_ranks` only), "torch", a registered name, or "auto": inside
         `run_ranks` its threads; under Horovod's Gloo launchers "horovod"; under mpirun or ``srun --mpi=pmix`` "mpi" if
-        mpi4py is installed, else "horovod"; started by none of them "solo".
+        mpi4py is installed, else "horovod"; under torchrun, or where torch.distributed is initialised, "torch"; started
+        by none of them "solo".
     timeout_s : float, optional
         Seconds that an operation waits for the other ranks before it raises `RankLost`; None: no limit of ours.
 
@@ -74,6 +77,8 @@ def _fitting() -> str:
     launch = Launch.detect()
     if launch.kind == "mpi":
         return "mpi" if importlib.util.find_spec("mpi4py") else "horovod"
+    if launch.kind == "torch" or (launch.kind == "none" and torch_is_running()):
+        return "torch"
     return "horovod" if launch.kind == "gloo" else "solo"
 
 
@@ -98,4 +103,5 @@ _openers: dict[str, Opener] = {
     "mpi": _open_mpi,
     "solo": SoloCollective,
     "threads": open_here,
+    "torch": TorchCollective,
 }

@@ -78,6 +78,10 @@ class TrainingMaster(Configuration, abc.ABC):
     def _check_transport(cls, value: str) -> str:
         if value == "mpi":
             raise ValueError("'mpi' needs ranks that mpirun started, which no Spark launcher does: use 'horovod' here")
+        if value == "torch":
+            raise ValueError(
+                "'torch' needs ranks that torchrun started, which no Spark launcher does: use 'horovod' here"
+            )
         if value != "horovod":
             raise ValueError("'horovod' is needed")
         return value

@@ -1,4 +1,4 @@
-"""Ranks as real processes: started by horovodrun or mpirun, under a hard time limit, none left behind."""
+"""Ranks as real processes: started by horovodrun, mpirun or torchrun, under a hard time limit, none left behind."""
 
 import json
 import os
@@ -13,21 +13,27 @@ import psutil
 import pytest
 
 BIN = Path(sys.executable).parent
+STARTER = Path(__file__).with_name("variables.py")
 MARK = "HVDSPARK_TEST_RUN"
 
 
 def launched(launcher, size, script, *arguments, limit_s=90, **variables):
     """Run a script on `size` ranks; return exit code and all output. No process outlives this call.
 
-    `launcher` is "gloo" (horovodrun), "mpi" (mpirun) or "none".
+    `launcher` is "gloo" (horovodrun), "mpi" (mpirun), "torch" (torchrun), "variables" (those of torchrun, and nothing
+    that watches: the survivors of a failed rank end by themselves) or "none".
     """
     command = {
         "gloo": [BIN / "horovodrun", "-np", str(size), "--gloo"],
         "mpi": [BIN / "mpirun", "--oversubscribe", "-n", str(size)],
+        "torch": [BIN / "torchrun", "--standalone", "--no-python", "--nproc-per-node", str(size)],
+        "variables": [STARTER, str(size)],
         "none": [],
     }[launcher]
     if command and not command[0].exists():
         pytest.skip(f"{command[0].name} is not installed in this environment")
+    if launcher == "variables":
+        command.insert(0, sys.executable)
     mark = uuid.uuid4().hex
     env = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""What each rank runs under horovodrun or mpirun: ``collective_ranks.py SCENE COLLECTIVE``.
+"""What each rank runs under horovodrun, mpirun or torchrun: ``collective_ranks.py SCENE COLLECTIVE``.
 
 Rank 0 prints one line of JSON where the scene ends well.
 """
@@ -88,6 +88,72 @@ def refused(name):
     raise AssertionError(f"{name} was opened")
 
 
+def torch_of_the_user(name):
+    """The user's own torch.distributed runs before and after; or is initialised while ours is open."""
+    import torch
+    import torch.distributed as dist
+
+    def users_sum():
+        one = torch.ones(3)
+        dist.all_reduce(one)
+        return one.tolist()
+
+    with open_collective(name) as early:  # from the launcher's variables
+        assert not dist.is_initialized()
+        dist.init_process_group("gloo")
+        total = [float(early.size)] * 3
+        assert users_sum() == total
+        check_gather(early, lambda rank: 9000 + rank)
+        with open_collective(name, timeout_s=20) as late:  # a new group of the user's
+            check_gather(late, lambda rank: 9000 - rank)
+            assert users_sum() == total
+            assert (late.rank, late.size) == (early.rank, early.size)
+    assert users_sum() == total
+    forgotten = open_collective(name)
+    check_gather(forgotten, lambda rank: 10)
+    dist.destroy_process_group()
+    forgotten.abort()
+    return forgotten, {"size": forgotten.size}
+
+
+def initialised_only(name):
+    """No launcher that we know, but the user has initialised torch.distributed."""
+    import torch.distributed as dist
+
+    rank, size = int(os.environ.pop("RANK")), int(os.environ.pop("WORLD_SIZE"))
+    address = f"tcp://127.0.0.1:{os.environ.pop('MASTER_PORT')}"
+    refused("torch")
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
+    with open_collective(name) as collective:
+        check_gather(collective, lambda rank: 10 + rank)
+    dist.destroy_process_group()
+    return collective, {"name": collective.name, "size": collective.size}
+
+
+def never_closed(name):
+    """The program ends without closing."""
+    collective = open_collective(name)
+    collective.barrier()
+    return collective, {"size": collective.size}
+
+
+def interrupted(name):
+    """Rank 0 is interrupted while it waits for the last rank, which comes much later."""
+    collective = open_collective(name)
+    collective.barrier()
+    if collective.rank == collective.size - 1:
+        time.sleep(8)
+        return
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    start = time.monotonic()
+    try:
+        with collective:
+            collective.barrier()
+    except KeyboardInterrupt:
+        print(f"interrupted after {time.monotonic() - start:.1f} s", flush=True)
+
+
 def mis_sized(name):
     """MPI sees another number of ranks than the launcher started, as it does with two MPIs on one machine."""
     os.environ["OMPI_COMM_WORLD_SIZE"] = "4"
@@ -156,7 +222,21 @@ def timing(name):
 
 SCENES = {
     scene.__name__: scene
-    for scene in (laws, raising, killed, late, refused, mis_sized, running_horovod, other_version, timing)
+    for scene in (
+        laws,
+        raising,
+        killed,
+        late,
+        refused,
+        mis_sized,
+        running_horovod,
+        torch_of_the_user,
+        initialised_only,
+        never_closed,
+        interrupted,
+        other_version,
+        timing,
+    )
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What each rank runs under horovodrun or mpirun: 200 shared steps. ``shared_updates_ranks.py COLLECTIVE OPTIONS``.
+"""What each rank runs under a launcher: 200 shared steps. ``shared_updates_ranks.py COLLECTIVE OPTIONS``.
 
 Rank 0 prints one line of JSON with the checksums of all ranks' weights; `train` is also run on threads, as the oracle.
 """

@@ -13,11 +13,12 @@ SCRIPT = Path(__file__).with_name("shared_updates_ranks.py")
 GLOO = pytest.param("gloo", "horovod", marks=pytest.mark.horovod, id="horovod-gloo")
 HVD_MPI = pytest.param("mpi", "horovod", marks=[pytest.mark.horovod, pytest.mark.mpi], id="horovod-mpi")
 MPI = pytest.param("mpi", "mpi", marks=pytest.mark.mpi, id="mpi")
+TORCH = pytest.param("torch", "torch", id="torch")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
-@pytest.mark.parametrize(("launcher", "name"), [GLOO, HVD_MPI, MPI])
+@pytest.mark.parametrize(("launcher", "name"), [GLOO, HVD_MPI, MPI, TORCH])
 def test_200_steps(launcher, name):
     check(launcher, name, {})
 

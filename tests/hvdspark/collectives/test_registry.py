@@ -10,7 +10,8 @@ from hvdspark.collectives.environment import Launch
 from hvdspark.collectives.mpi import MpiCollective
 from hvdspark.errors import ConfigurationError
 
-PREFIXES = ("HOROVOD_", "OMPI_", "PMI", "SLURM_")
+PREFIXES = ("HOROVOD_", "OMPI_", "PMI", "SLURM_", "RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_")
+TORCH = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def chosen(monkeypatch):
 
         return opener
 
-    for name in ("horovod", "mpi"):
+    for name in ("horovod", "mpi", "torch"):
         monkeypatch.setitem(registry._openers, name, opener_of(name))
     return names
 
@@ -50,6 +51,12 @@ def chosen(monkeypatch):
         ({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "8"}, "mpi", 8),
         ({"PMIX_RANK": "0"}, "mpi", None),
         ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"}, "none", 1),
+        (TORCH, "torch", 4),
+        ({**TORCH, "SLURM_STEP_NUM_TASKS": "4"}, "torch", 4),
+        ({**TORCH, "OMPI_COMM_WORLD_SIZE": "2"}, "mpi", 2),
+        ({**TORCH, "OMPI_COMM_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}, "torch", 4),
+        ({**TORCH, "TORCHELASTIC_RUN_ID": "x", "HOROVOD_RANK": "0", "HOROVOD_SIZE": "3"}, "gloo", 3),
+        ({"RANK": "1", "WORLD_SIZE": "4"}, "none", 1),
     ],
 )
 def test_launchers_are_told_apart(variables, kind, size):
@@ -90,6 +97,32 @@ def test_auto_under_launchers(environment, chosen, monkeypatch):
     assert chosen == ["mpi", "horovod", "horovod"]
 
 
+def test_auto_under_torchrun(environment, chosen, monkeypatch):
+    environment(**TORCH)
+    open_collective()
+    for name in TORCH:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(registry, "torch_is_running", lambda: True)
+    open_collective()
+    assert chosen == ["torch", "torch"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({}, "RANK or WORLD_SIZE or MASTER_ADDR or MASTER_PORT.*torchrun"),
+        ({**TORCH, "MASTER_PORT": "x"}, "MASTER_PORT must be a number"),
+        ({**TORCH, "RANK": "4"}, "RANK is 4 and WORLD_SIZE is 4"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, r'mpirun or srun started 2 processes.*use "mpi"'),
+        ({"HOROVOD_RANK": "0", "HOROVOD_SIZE": "2"}, r'Gloo launcher started 2 processes.*use "horovod"'),
+    ],
+)
+def test_torch_is_refused_where_it_finds_no_ranks(environment, variables, told):
+    environment(**variables)
+    with pytest.raises(ConfigurationError, match=told):
+        open_collective("torch")
+
+
 def test_auto_inside_run_ranks_is_threads_whatever_the_launcher(environment):
     environment(HOROVOD_RANK="0", HOROVOD_SIZE="9")
 
@@ -115,7 +148,7 @@ def test_threads_outside_run_ranks_are_refused():
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(ConfigurationError, match="'nccl'; the known ones are auto, horovod, mpi, solo, threads"):
+    with pytest.raises(ConfigurationError, match="'nccl'; the known ones are auto, horovod, mpi, solo, threads, torch"):
         open_collective("nccl")
 
 

@@ -1,0 +1,370 @@
+"""Ranks joined by PyTorch's own Gloo: needs nothing besides torch; the way under torchrun.
+
+What travels is NumPy arrays in a host's memory, so the group is always Gloo's, also where the model is on a GPU.
+"""
+
+import contextlib
+import datetime as dt
+import os
+import re
+import socket
+import sys
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvdspark.collectives.base import Collective
+from hvdspark.collectives.environment import TORCH_VARIABLES, Launch
+from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent, Operation
+from hvdspark.errors import CollectiveError, ConfigurationError, MessageError, RankLost
+
+__all__ = ["TorchCollective", "is_running"]
+
+# What every meeting carries a rank: the intent, and a message that fits beside it. Gloo gathers equal lengths only, so
+# a longer message costs another round; 4 KiB cost 33 us at 1 Gbit/s, a round costs several times that.
+_BLOCK_BYTES: Final = 4096
+_HEAD_BYTES: Final = _BLOCK_BYTES - INTENT_BYTES
+_ALIGNMENT_BYTES: Final = 64
+_HOST_BYTES: Final = 256
+_START_S: Final = 300.0  # processes import torch at different speeds: far above the limit of an operation
+_LONGEST_S: Final = 1800.0  # Gloo's own limit
+_SLICE: Final = dt.timedelta(seconds=0.5)  # between two of them Python sees signals, Ctrl-C among them
+# Which attempt of torchrun's this is: its agent's store outlives one.
+_ATTEMPT_VARIABLES: Final = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
+_SOURCE_LINE: Final = re.compile(r"^\[[^\]]*\]\s*")
+
+
+def is_running() -> bool:
+    """Tell whether the user has initialised torch.distributed in this process; imports nothing."""
+    module = sys.modules.get("torch.distributed")
+    return module is not None and bool(module.is_available()) and bool(module.is_initialized())
+
+
+class TorchCollective(Collective):
+    """A collective over a Gloo group of its own, apart from every group of the user's.
+
+    Where the user has initialised ``torch.distributed``, the group is a ``new_group`` of all its ranks. Else it is
+    built from the launcher's variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, beside ``torch.distributed``,
+    which the user may still initialise. Ranks whose hosts have one name count as ranks of one host.
+
+    An exchange is one allgather of a block of 4 KiB a rank: the intent, and a message of up to 4,064 bytes. Each longer
+    message follows as a broadcast of its own length, all of them in flight at once: under Gloo this is quicker than an
+    allgather padded to the longest message, and sends no padding (docs/adr/0009).
+
+    `abort`, or the end of the process, closes the connections, and the other ranks raise `RankLost` at once.
+
+    Parameters
+    ----------
+    timeout_s : float, optional
+        Seconds to wait for the other ranks, in each step of Gloo's algorithms: a transfer may take longer while it
+        moves on. None: 1,800, Gloo's own limit. Opening may always take 300, since processes start at different speeds.
+
+    Raises
+    ------
+    ConfigurationError
+        This torch has no Gloo, no variables tell where the other ranks are, or the user's group has another size than
+        the launcher's.
+    CollectiveError
+        The other ranks were not reached.
+    """
+
+    name: ClassVar[str] = "torch"
+
+    def __init__(self, *, timeout_s: float | None = None) -> None:
+        link = _link_of_user() if is_running() else _link_of_launcher()
+        try:
+            host = socket.gethostname()
+            here = link.ranks_with(host)
+            super().__init__(
+                rank=link.rank,
+                size=link.size,
+                local_rank=here.index(link.rank),
+                local_size=len(here),
+                host=host,
+                timeout_s=timeout_s,
+            )
+        except BaseException:
+            link.break_off()
+            raise
+        link.set_limit(_LONGEST_S if timeout_s is None else timeout_s)
+        self._link = link
+        self._block = np.zeros(_BLOCK_BYTES, np.uint8)
+        self._blocks = np.zeros((self.size, _BLOCK_BYTES), np.uint8)
+        self._received = np.empty(0, np.uint8)
+
+    def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
+        self._block[:INTENT_BYTES].view(np.int64)[:] = intent
+        if message.size <= _HEAD_BYTES:
+            self._block[INTENT_BYTES : INTENT_BYTES + message.size] = message
+        self._link.gather(self._block, self._blocks, str(intent))
+        self._sent_bytes += _BLOCK_BYTES
+        rows = self._blocks[:, :INTENT_BYTES].view(np.int64)
+        if (rows[:, 0] != Operation.ALLGATHER).any():
+            return rows, []
+        return rows, self._messages(rows[:, INTENT_FIELDS - 1].tolist(), message)
+
+    def _messages(self, lengths: list[int], message: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """Take short messages out of the blocks, and have the long ones sent."""
+        places = self._places(lengths)
+        views = [
+            self._received[start : start + length]
+            if length > _HEAD_BYTES
+            else block[INTENT_BYTES : INTENT_BYTES + length]
+            for start, length, block in zip(places, lengths, self._blocks, strict=True)
+        ]
+        if message.size > _HEAD_BYTES:
+            views[self.rank][:] = message
+            self._sent_bytes += message.size
+        long = {rank: views[rank] for rank, length in enumerate(lengths) if length > _HEAD_BYTES}
+        self._link.broadcast(long, "allgather")
+        for view in views:
+            view.flags.writeable = False
+        return views
+
+    def _places(self, lengths: list[int]) -> list[int]:
+        """Find room for the long messages; return where each begins."""
+        places, end = [], 0
+        for rank, length in enumerate(lengths):
+            if not 0 <= length <= self.max_message_bytes:  # before memory is taken on a sick peer's word
+                raise MessageError(
+                    f"rank {rank} announced a message of {length} bytes, the limit is {self.max_message_bytes}"
+                )
+            places.append(end)
+            if length > _HEAD_BYTES:
+                end += -(-length // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        if self._received.size < end:
+            self._received = np.empty(end + end // 4, np.uint8)
+        return places
+
+    def _allreduce(self, array: NDArray[Any]) -> None:
+        self._link.allreduce(array)
+
+    def _broadcast(self, array: NDArray[Any], root: int) -> None:
+        self._link.broadcast({root: array}, "broadcast_")
+
+    def _release(self) -> None:
+        self._link.close()
+
+    def _abandon(self, cause: BaseException | None) -> None:  # noqa: ARG002 - this rank tells it, where it is raised
+        self._link.break_off()
+
+
+class _Link:
+    """A Gloo group whose operations are waited for, whose failures are named, and which ends before the process does.
+
+    Parameters
+    ----------
+    dist : module
+        ``torch.distributed``.
+    group : ProcessGroupGloo or ProcessGroup
+        Connected to all its ranks.
+    is_registered : bool
+        ``torch.distributed`` knows the group, and is told of its end.
+    """
+
+    def __init__(self, dist: Any, group: Any, *, is_registered: bool) -> None:
+        self._options: Final = dist.distributed_c10d
+        self._group = group
+        self.rank: Final[int] = group.rank()
+        self.size: Final[int] = group.size()
+        self.set_limit(_START_S)
+        # At the interpreter's exit too, or else Gloo's threads would end the process with SIGABRT.
+        self._end = weakref.finalize(self, _break_off, dist, group, is_registered=is_registered)
+
+    def set_limit(self, limit_s: float) -> None:
+        """Set how many seconds a step of an operation waits for another rank."""
+        self._limit_s = limit_s
+
+    def ranks_with(self, host: str) -> list[int]:
+        """Return the ranks that give the same host's name; all ranks call this."""
+        name = np.frombuffer(host.encode()[:_HOST_BYTES].ljust(_HOST_BYTES, b"\0"), np.uint8).copy()
+        names = np.empty((self.size, _HOST_BYTES), np.uint8)
+        self.gather(name, names, "opening a collective")
+        return [rank for rank in range(self.size) if np.array_equal(names[rank], name)]
+
+    def gather(self, block: NDArray[np.uint8], blocks: NDArray[np.uint8], operation: str) -> None:
+        """Fill ``[size, b] uint8`` with the ranks' blocks of ``[b] uint8``."""
+        import torch
+
+        rows = list(torch.from_numpy(blocks).unbind())
+        with self._named(operation):
+            _finish([self._group.allgather([rows], [torch.from_numpy(block)], self._limited("AllgatherOptions"))])
+
+    def allreduce(self, array: NDArray[Any]) -> None:
+        """Sum in place. In Gloo's ring one rank sums an element, and its sum goes round: the same bits everywhere."""
+        import torch
+
+        with self._named("allreduce_"):
+            _finish([self._group.allreduce([torch.from_numpy(array)], self._limited("AllreduceOptions"))])
+
+    def broadcast(self, arrays: Mapping[int, NDArray[Any]], operation: str) -> None:
+        """Overwrite each array by the one of the rank that is its key, all at once."""
+        import torch
+
+        works = []
+        with self._named(operation):
+            for root, array in arrays.items():
+                options = self._limited("BroadcastOptions")
+                options.rootRank = root
+                works.append(self._group.broadcast([torch.from_numpy(array)], options))
+            _finish(works)
+
+    def close(self) -> None:
+        """Close the connections; all ranks have met and none is at an operation."""
+        self._group = None
+        if ending := self._end.detach():
+            _, _, (dist, group), options = ending
+            _forget(dist, group, **options)
+
+    def break_off(self) -> None:
+        """Close the connections, upon which operations fail, here and on the other ranks. Does nothing once closed."""
+        self._group = None
+        self._end()
+
+    def _limited(self, kind: str) -> Any:
+        options = getattr(self._options, kind)()
+        options.timeout = dt.timedelta(seconds=self._limit_s)
+        return options
+
+    @contextlib.contextmanager
+    def _named(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            place = f"rank {self.rank} of {self.size} on {socket.gethostname()} in {operation}"
+            text = _SOURCE_LINE.sub("", str(error)).partition(". This is typically")[0]
+            if "timed out" in text.lower():
+                raise RankLost(
+                    f"{place}: not all ranks came within {self._limit_s} s; the cause is in the log of a rank that did "
+                    "not come, or the network was cut"
+                ) from error
+            raise RankLost(
+                f"{place}: another rank failed or ended; the cause is in that rank's log. Gloo says: {text}"
+            ) from error
+
+
+class _Meetings:
+    """The stores through which ranks find each other. They stay until the process ends.
+
+    A rank may open its next collective before rank 0 has closed this one, and must find the store there.
+    """
+
+    def __init__(self) -> None:
+        self._stores: dict[tuple[str, ...], Any] = {}
+        self._num_opened: dict[tuple[str, ...], int] = {}
+
+    def open(self, dist: Any) -> Any:
+        """Return a new place in the store that the variables tell of. The k-th of each rank is the same one."""
+        variables = tuple(os.environ.get(name, "") for name in (*TORCH_VARIABLES, *_ATTEMPT_VARIABLES))
+        if variables not in self._stores:
+            rank, _, address, port = variables[:4]
+            # torchrun's agent serves a store there already; else rank 0 does, also for the user's own groups.
+            has_server = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            self._stores[variables] = dist.TCPStore(
+                address,
+                int(port),
+                is_master=rank == "0" and not has_server,
+                timeout=dt.timedelta(seconds=_START_S),
+                wait_for_workers=False,
+                multi_tenant=True,
+            )
+        place = self._num_opened[variables] = self._num_opened.get(variables, 0) + 1
+        return dist.PrefixStore(f"hvdspark/{variables[-1]}/{place}", self._stores[variables])
+
+
+_meetings: Final = _Meetings()
+
+
+def _link_of_user() -> _Link:
+    """Make a group of all ranks of the user's, which stays as it is."""
+    dist = _import_distributed()
+    launch = Launch.detect()
+    size = dist.get_world_size()
+    if launch.kind == "torch" and launch.size != size:
+        raise ConfigurationError(
+            f"the launcher started {launch.size} ranks, but the group that this process initialised has {size}: "
+            "initialise torch.distributed with all ranks, or not at all, before you open the collective"
+        )
+    with _reaching("the ranks of the group that this process initialised"):
+        limit = dt.timedelta(seconds=_START_S)
+        return _Link(dist, dist.new_group(backend="gloo", timeout=limit), is_registered=True)
+
+
+def _link_of_launcher() -> _Link:
+    """Make a group of the ranks that the launcher's variables tell of."""
+    launch = Launch.detect()
+    missing = [name for name in TORCH_VARIABLES if name not in os.environ]
+    if missing:
+        launch.refuse_alone("torch", "torch.distributed", "gloo", "mpi")
+        raise ConfigurationError(
+            f'the collective "torch" finds no {" or ".join(missing)} in the environment: start the program with '
+            'torchrun, or initialise torch.distributed before you open the collective; "auto" or "solo" is for one rank'
+        )
+    rank, size = _place()
+    dist = _import_distributed()
+    with _reaching(f"MASTER_ADDR={os.environ['MASTER_ADDR']}, MASTER_PORT={os.environ['MASTER_PORT']}, {size} ranks"):
+        store = _meetings.open(dist)
+        group = dist.ProcessGroupGloo(store, rank, size, dt.timedelta(seconds=_START_S))
+        return _Link(dist, group, is_registered=False)
+
+
+def _place() -> tuple[int, int]:
+    texts = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
+    for name, text in texts.items():
+        if not text.isdecimal():
+            raise ConfigurationError(f"the environment variable {name} must be a number, it is {text!r}")
+    rank, size, _ = map(int, texts.values())
+    if rank >= size:
+        raise ConfigurationError(f"RANK is {rank} and WORLD_SIZE is {size}: the ranks are numbered from 0 to size - 1")
+    return rank, size
+
+
+@contextlib.contextmanager
+def _reaching(whom: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise CollectiveError(
+            f'the collective "torch" on {socket.gethostname()} did not reach all others ({whom}) in {_START_S:g} s: a '
+            "rank did not start, opened fewer collectives, or is not reached over this host's default network (name "
+            f"the right one in GLOO_SOCKET_IFNAME). PyTorch says: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _finish(works: Sequence[Any]) -> None:
+    """Wait for what was started; raise what Gloo did."""
+    for work in works:
+        while not work.is_completed():
+            with contextlib.suppress(RuntimeError):  # the slice is over, or the work failed: that is raised below
+                work.wait(_SLICE)
+        work.wait()
+
+
+def _break_off(dist: Any, group: Any, *, is_registered: bool) -> None:
+    import torch
+
+    # Gloo's abort leaves an operation that waits as it is, and the group's end would wait for it. A limit that runs
+    # out, as that of a message which nobody sends, ends all connections of the group.
+    if group.size() > 1:
+        with contextlib.suppress(RuntimeError):  # what was wanted
+            group.recv([torch.zeros(1)], (group.rank() + 1) % group.size(), 0).wait(dt.timedelta(milliseconds=1))
+    _forget(dist, group, is_registered=is_registered)
+
+
+def _forget(dist: Any, group: Any, *, is_registered: bool) -> None:
+    if is_registered:
+        with contextlib.suppress(ValueError):  # the user has destroyed all groups already
+            dist.destroy_process_group(group)
+
+
+def _import_distributed() -> Any:
+    try:
+        import torch.distributed as dist  # noqa: TID251
+    except ImportError as error:
+        raise ConfigurationError(f"torch does not import ({error}): pip install 'hvdspark[torch]'") from error
+    if not dist.is_available() or not dist.is_gloo_available():
+        raise ConfigurationError('the collective "torch" needs Gloo, and this build of torch has none: use "mpi"')
+    return dist
