@@ -30,7 +30,9 @@ class Collective(abc.ABC):
     2. **Views.** What `allgather` returns is read-only, starts at an address divisible by 8, does not alias the
        caller's message, and stays valid until the next call on this collective.
     3. **Same bits.** After `allreduce_` and `broadcast_` every rank holds the same bits. Integers wrap round;
-       the order of summation is the transport's, and the same on all ranks.
+       the order of summation is the transport's, and the same on all ranks. float16 is summed in float32, in rank
+       order, and rounded once, to nearest even: the same bits from every transport. NumPy has no bfloat16: give
+       `broadcast_` its bytes, and sum it in float32.
     4. **Together or not at all.** Before an operation touches an array, all ranks tell each other what they are
        about to do. If they differ (operation, element count, dtype, root), all ranks raise `RankMismatch`, no array is
        changed, and the collective stays usable. For `allgather` this costs nothing: it rides in front of
@@ -136,7 +138,7 @@ class Collective(abc.ABC):
 
         Parameters
         ----------
-        array : [n] float32, float64, int32 or int64
+        array : [n] float16, float32, float64, int32 or int64
             Contiguous, writable, of one length and dtype on all ranks. Overwritten.
 
         Raises
@@ -161,7 +163,7 @@ class Collective(abc.ABC):
 
         Parameters
         ----------
-        array : [n] float32, float64, int32, int64 or uint8
+        array : [n] float16, float32, float64, int32, int64 or uint8
             Contiguous, writable, of one length and dtype on all ranks. Overwritten on all ranks but the root.
         root : int
             The rank that gives.

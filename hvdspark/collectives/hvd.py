@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hvdspark.collectives.base import Collective
 from hvdspark.collectives.blocks import Block, unpack
 from hvdspark.collectives.environment import Launch
+from hvdspark.collectives.halves import allreduce_halves
 from hvdspark.collectives.intent import Intent
 from hvdspark.collectives.mpi import import_mpi
 from hvdspark.errors import CollectiveError, ConfigurationError, RankLost, RankMismatch
@@ -88,9 +89,21 @@ class HorovodCollective(Collective):
         return unpack(received, self.size)
 
     def _allreduce(self, array: NDArray[Any]) -> None:
+        if array.dtype == np.float16:
+            allreduce_halves(array, self.size, self._swap, self._gather_rows)
+            return
         # Length and dtype are in the name: each keeps its place in the response cache.
         name = f"{self._tag}.allreduce.{array.dtype.name}.{array.size}"
         self._finished(self._hvd.allreduce_async_, array, "allreduce_", name=name, op=self._hvd.Sum)
+
+    def _swap(self, rows: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        name = f"{self._tag}.swap.{rows.shape[1]}"  # Horovod knows no uint16
+        return self._finished(self._hvd.alltoall_async, rows.view(np.int16), "allreduce_", name=name).view(np.uint16)
+
+    def _gather_rows(self, row: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        name = f"{self._tag}.shares.{row.size}"
+        received = self._finished(self._hvd.allgather_async, row.view(np.int16), "allreduce_", name=name)
+        return received.view(np.uint16).reshape(self.size, row.size)
 
     def _broadcast(self, array: NDArray[Any], root: int) -> None:
         name = f"{self._tag}.broadcast.{array.dtype.name}.{array.size}.{root}"
@@ -112,9 +125,13 @@ class HorovodCollective(Collective):
             handle = start(torch.from_numpy(array), **options)
             # Horovod's own wait spins a core, which its background thread and the neighbours could use.
             self._poll(handle, operation)
-            result: NDArray[Any] = self._hvd.synchronize(handle).numpy()
+            output = self._hvd.synchronize(handle)
         except HorovodInternalError as error:
             raise self._told(error, operation) from error
+        tensor = (
+            output[0] if isinstance(output, tuple) else output
+        )  # an alltoall also tells how many rows came from each
+        result: NDArray[Any] = tensor.numpy()
         return result
 
     def _poll(self, handle: int, operation: str) -> None:

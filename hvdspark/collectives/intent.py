@@ -10,7 +10,7 @@ from hvdspark.errors import RankMismatch
 
 __all__ = ["DTYPES", "INTENT_BYTES", "INTENT_FIELDS", "Intent", "Operation", "require_agreement"]
 
-DTYPES: Final = ("uint8", "float32", "float64", "int32", "int64")
+DTYPES: Final = ("uint8", "float32", "float64", "int32", "int64", "float16")
 INTENT_FIELDS: Final = 4
 INTENT_BYTES: Final = 8 * INTENT_FIELDS
 

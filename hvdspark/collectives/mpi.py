@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hvdspark.collectives.base import Collective
 from hvdspark.collectives.environment import Launch
+from hvdspark.collectives.halves import allreduce_halves
 from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent, Operation
 from hvdspark.errors import ConfigurationError, MessageError, RankLost
 
@@ -150,6 +151,10 @@ class MpiCollective(Collective):
         return [views[start : start + count] for start, count in zip(starts, counts, strict=True)]
 
     def _allreduce(self, array: NDArray[Any]) -> None:
+        if array.dtype == np.float16:
+            with self._translated("allreduce_"):
+                allreduce_halves(array, self.size, self._swap, self._gather_rows)
+            return
         edges = [array.size * rank // self.size for rank in range(self.size + 1)]
         counts = [end - start for start, end in itertools.pairwise(edges)]
         segment = np.empty(counts[self.rank], array.dtype)
@@ -157,6 +162,16 @@ class MpiCollective(Collective):
         with self._translated("allreduce_"):
             self._comm.Reduce_scatter([array, kind], [segment, kind], counts, self._mpi.SUM)
             self._comm.Allgatherv([segment, kind], [array, counts, edges[:-1], kind])
+
+    def _swap(self, rows: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        received = np.empty_like(rows)
+        self._comm.Alltoall([rows, self._mpi.UINT16_T], [received, self._mpi.UINT16_T])
+        return received
+
+    def _gather_rows(self, row: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        rows = np.empty((self.size, row.size), row.dtype)
+        self._comm.Allgather([row, self._mpi.UINT16_T], [rows, self._mpi.UINT16_T])
+        return rows
 
     def _broadcast(self, array: NDArray[Any], root: int) -> None:
         with self._translated("broadcast_"):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark.collectives.base import Collective
+from hvdspark.collectives.halves import sum_of_halves
 from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent
 from hvdspark.errors import CollectiveError, ConfigurationError, PeerFailed, RankLost
 
@@ -39,6 +40,9 @@ class _Board:
     def sum_up(self) -> None:
         """Add the arrays in rank order, so that a run can be repeated to the bit."""
         given = [array for array in self.arrays if array is not None]
+        if given[0].dtype == np.float16:
+            self.total = sum_of_halves(given)
+            return
         self.total = given[0].copy()
         with np.errstate(all="ignore"):  # as on the wire: infinity and NaN are results, not warnings
             for array in given[1:]:

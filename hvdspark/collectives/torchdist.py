@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hvdspark.collectives.base import Collective
 from hvdspark.collectives.environment import TORCH_VARIABLES, Launch
+from hvdspark.collectives.halves import allreduce_halves
 from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent, Operation
 from hvdspark.errors import CollectiveError, ConfigurationError, MessageError, RankLost
 
@@ -140,7 +141,15 @@ class TorchCollective(Collective):
         return places
 
     def _allreduce(self, array: NDArray[Any]) -> None:
-        self._link.allreduce(array)
+        if array.dtype == np.float16:
+            allreduce_halves(array, self.size, self._link.swap, self._gather_rows)
+        else:
+            self._link.allreduce(array)
+
+    def _gather_rows(self, row: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        rows = np.empty((self.size, row.size), row.dtype)
+        self._link.gather(row.view(np.uint8), rows.view(np.uint8), "allreduce_")
+        return rows
 
     def _broadcast(self, array: NDArray[Any], root: int) -> None:
         self._link.broadcast({root: array}, "broadcast_")
@@ -199,6 +208,16 @@ class _Link:
 
         with self._named("allreduce_"):
             _finish([self._group.allreduce([torch.from_numpy(array)], self._limited("AllreduceOptions"))])
+
+    def swap(self, rows: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """Give row r to rank r; return the rows that the ranks gave."""
+        import torch
+
+        received = np.empty_like(rows)
+        given, got = (torch.from_numpy(each.view(np.uint8)) for each in (rows, received))
+        with self._named("allreduce_"):
+            _finish([self._group.alltoall_base(got, given, [], [], self._limited("AllToAllOptions"))])
+        return received
 
     def broadcast(self, arrays: Mapping[int, NDArray[Any]], operation: str) -> None:
         """Overwrite each array by the one of the rank that is its key, all at once."""

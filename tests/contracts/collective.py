@@ -133,6 +133,32 @@ def sums_keep_what_is_not_finite(collective):
     assert np.array_equal(array, np.array([np.inf, -np.inf, np.nan, 1.0, 0.0], np.float32), equal_nan=True)
 
 
+def halves_are_rounded_once(collective):
+    size, rank = collective.size, collective.rank
+    for call, length in enumerate((1, 2, 5, 1000, 70_001)):
+        generator = np.random.default_rng([rank, call])
+        array = (generator.standard_normal(length) * 10.0 ** generator.integers(-8, 5, length)).astype(np.float16)
+        if length > 2:  # what would overflow on the way, and what is not finite
+            array[:2] = (60_000 if rank < 2 else -60_000), (np.inf if rank == size - 1 else 1)
+        given = [part.view(np.float16).copy() for part in collective.allgather(array.view(np.uint8))]
+        total = np.zeros(length, np.float32)
+        with np.errstate(over="ignore"):
+            for part in given:
+                total += part
+            expected = total.astype(np.float16)
+        collective.allreduce_(array)
+        assert array.dtype == np.float16
+        assert np.array_equal(array, expected, equal_nan=True)
+        agree_on_bits(collective, array)
+        array[:] = rank
+        collective.broadcast_(array, size - 1)
+        assert np.array_equal(array, np.full(length, size - 1))
+    collective.allreduce_(np.empty(0, np.float16))
+    nothing = np.full(3, np.nan if rank == size - 1 else 1, np.float16)
+    collective.allreduce_(nothing)
+    assert np.isnan(nothing).all()
+
+
 def integers_wrap(collective):
     array = np.full(4, np.iinfo(np.int32).max, np.int32)
     expected = (np.full(4, np.iinfo(np.int32).max, np.int64) * collective.size).astype(np.int32)
@@ -209,7 +235,8 @@ def wrong_arrays_are_refused(collective):
         for wrong in (
             np.zeros(8, np.float32)[::2],
             np.zeros((2, 2), np.float32),
-            np.zeros(4, np.float16),
+            np.zeros(4, np.complex64),
+            np.zeros(4, np.int16),
             np.zeros(4, ">f4"),
             np.zeros(4, bool),
             np.array(1.0),
@@ -283,6 +310,7 @@ LAWS = [
     sums_are_right,
     sums_are_the_same_bits,
     sums_keep_what_is_not_finite,
+    halves_are_rounded_once,
     integers_wrap,
     empty_arrays_are_fine,
     broadcasts_come_from_each_root,
