@@ -43,6 +43,8 @@ class Collective(abc.ABC):
        the launcher ends them, as ``mpirun`` does). After `RankLost` only `abort` is possible.
     7. **End.** `close` returns once all ranks have called it. It can be called twice. Operations after `close` or
        `abort` raise `CollectiveError`.
+    8. **Parts.** `local` and `leaders` are collectives that keep these laws among their own ranks, which are numbered
+       in the order of this one's. They end with this one, if not before. They have no parts of their own.
 
     One thread of a rank uses a collective at a time.
 
@@ -69,6 +71,7 @@ class Collective(abc.ABC):
     """
 
     name: ClassVar[str]
+    _has_transport: ClassVar[bool] = True
 
     def __init__(
         self, *, rank: int, size: int, local_rank: int, local_size: int, host: str, timeout_s: float | None = None
@@ -84,6 +87,8 @@ class Collective(abc.ABC):
         self._sent_bytes = 0
         self._ended = ""
         self._lost: RankLost | None = None
+        self._parts: tuple[Collective, Collective | None] | None = None
+        self._is_part = False
 
     @property
     def sent_bytes(self) -> int:
@@ -93,7 +98,7 @@ class Collective(abc.ABC):
         the array once (what a ring of N ranks then carries, 2 (N - 1) / N times as much, is not measured); each
         announcement of an operation counts too. A lone rank without transport (``solo``) sends nothing.
         """
-        return self._sent_bytes
+        return self._sent_bytes if self._has_transport else 0
 
     @property
     def max_message_bytes(self) -> int:
@@ -202,6 +207,28 @@ class Collective(abc.ABC):
         self._met(Intent(Operation.BARRIER))
 
     @final
+    def local(self) -> "Collective":
+        """Return the collective of the ranks of this host.
+
+        The first call of `local` or `leaders` is an operation, which all ranks do together; later ones are free.
+
+        Raises
+        ------
+        UnsupportedError
+            This collective is a part itself, or the transport cannot be split as it was started.
+        RankMismatch
+            Another rank was at another operation.
+        RankLost
+            Another rank failed.
+        """
+        return self._split()[0]
+
+    @final
+    def leaders(self) -> "Collective | None":
+        """Return the collective of the first ranks of all hosts; None on the other ranks. Raises what `local` does."""
+        return self._split()[1]
+
+    @final
     def close(self) -> None:
         """Meet all ranks, then release what the collective holds. Does nothing the second time.
 
@@ -216,6 +243,9 @@ class Collective(abc.ABC):
             return
         self._met(Intent(Operation.CLOSE))
         self._ended = "closed"
+        for part in self._open_parts():
+            part._ended = "closed"
+            part._release()
         self._release()
 
     @final
@@ -230,6 +260,8 @@ class Collective(abc.ABC):
         if self._ended:
             return
         self._ended = "aborted"
+        for part in self._open_parts():
+            part.abort(cause)
         self._abandon(cause)
 
     def __enter__(self) -> Self:
@@ -274,6 +306,52 @@ class Collective(abc.ABC):
     @abc.abstractmethod
     def _abandon(self, cause: BaseException | None) -> None:
         """Make the other ranks fail, then free what is held; no rank may be waited for without a limit."""
+
+    @abc.abstractmethod
+    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> "Collective | None":
+        """Make a collective of each group, on all ranks together; all ranks have met.
+
+        Parameters
+        ----------
+        groups : list of list of int
+            Ranks in rising order, no rank twice; the same on all ranks.
+        on_one_host : bool
+            A group's ranks share a host; otherwise no two do.
+
+        Returns
+        -------
+        Collective or None
+            That of this rank's group, made with `_seat`; None if it is in none.
+        """
+
+    def _seat(self, group: list[int], *, on_one_host: bool) -> dict[str, Any]:
+        """Return what `__init__` takes, for this rank's end of a part."""
+        rank, size = group.index(self.rank), len(group)
+        local_rank, local_size = (rank, size) if on_one_host else (0, 1)
+        seat = {"rank": rank, "size": size, "local_rank": local_rank, "local_size": local_size}
+        return {**seat, "host": self.host, "timeout_s": self.timeout_s}
+
+    def _split(self) -> "tuple[Collective, Collective | None]":
+        if self._is_part:
+            raise UnsupportedError("a part of a collective cannot be split: call local() or leaders() on the whole")
+        if self._parts is None or self._ended:
+            self._met(Intent(Operation.SPLIT))
+        if self._parts is None:
+            ranks_of: dict[bytes, list[int]] = {}
+            for rank, host in enumerate(self.allgather(np.frombuffer(self.host.encode(), np.uint8))):
+                ranks_of.setdefault(bytes(host), []).append(rank)
+            groups = list(ranks_of.values())
+            with self._watched():
+                local = self._part(groups, on_one_host=True)
+                leaders = self._part([[group[0] for group in groups]], on_one_host=False)
+            assert local is not None
+            self._parts = local, leaders
+            for part in self._open_parts():
+                part._is_part = True
+        return self._parts
+
+    def _open_parts(self) -> "list[Collective]":
+        return [part for part in self._parts or () if part is not None and not part._ended]
 
     def _met(self, intent: Intent, message: NDArray[np.uint8] | None = None) -> list[NDArray[np.uint8]]:
         if self._ended:

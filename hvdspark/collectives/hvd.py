@@ -15,7 +15,7 @@ from hvdspark.collectives.environment import Launch
 from hvdspark.collectives.halves import allreduce_halves
 from hvdspark.collectives.intent import Intent
 from hvdspark.collectives.mpi import import_mpi
-from hvdspark.errors import CollectiveError, ConfigurationError, RankLost, RankMismatch
+from hvdspark.errors import CollectiveError, ConfigurationError, RankLost, RankMismatch, UnsupportedError
 
 __all__ = ["HorovodCollective"]
 
@@ -69,16 +69,22 @@ class HorovodCollective(Collective):
     def __init__(self, *, timeout_s: float | None = None) -> None:
         self._hvd = _import_horovod()
         _runtime.enter(self._hvd)
-        super().__init__(
-            rank=self._hvd.rank(),
-            size=self._hvd.size(),
-            local_rank=self._hvd.local_rank(),
-            local_size=self._hvd.local_size(),
-            host=socket.gethostname(),
-            timeout_s=timeout_s,
-        )
+        seat = {"rank": self._hvd.rank(), "size": self._hvd.size()}
+        seat |= {"local_rank": self._hvd.local_rank(), "local_size": self._hvd.local_size()}
         # Collectives that are open at the same time have names of their own, so that each keeps its cache.
-        self._tag = f"hvdspark.{_runtime.num_open}"
+        self._take(
+            self._hvd.global_process_set,
+            list(range(self._hvd.size())),
+            f"hvdspark.{_runtime.num_open}",
+            {**seat, "host": socket.gethostname(), "timeout_s": timeout_s},
+        )
+
+    def _take(self, process_set: Any, ranks: list[int], tag: str, seat: dict[str, Any]) -> None:
+        """Become one end among some of Horovod's ranks."""
+        super().__init__(**seat)
+        self._set = process_set
+        self._ranks = ranks
+        self._tag = tag
         self._generation = _runtime.generation
         self._block = Block(self.max_message_bytes)
 
@@ -107,10 +113,21 @@ class HorovodCollective(Collective):
 
     def _broadcast(self, array: NDArray[Any], root: int) -> None:
         name = f"{self._tag}.broadcast.{array.dtype.name}.{array.size}.{root}"
-        self._finished(self._hvd.broadcast_async_, array, "broadcast_", name=name, root_rank=root)
+        self._finished(self._hvd.broadcast_async_, array, "broadcast_", name=name, root_rank=self._ranks[root])
+
+    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> "HorovodCollective | None":
+        part = None
+        for group in groups:  # Horovod wants every set from all ranks
+            process_set = _runtime.process_set(self._hvd, group)
+            if self.rank in group:
+                part = HorovodCollective.__new__(HorovodCollective)
+                part._hvd = self._hvd
+                tag = f"{self._tag}.{'local' if on_one_host else 'leaders'}.{group[0]}"
+                part._take(process_set, group, tag, self._seat(group, on_one_host=on_one_host))
+        return part
 
     def _release(self) -> None:
-        if self._generation == _runtime.generation:
+        if self._generation == _runtime.generation and not self._is_part:
             _runtime.leave(self._hvd)
 
     def _abandon(self, cause: BaseException | None) -> None:  # noqa: ARG002 - Horovod cannot tell the others
@@ -122,7 +139,7 @@ class HorovodCollective(Collective):
         from horovod.common.exceptions import HorovodInternalError
 
         try:
-            handle = start(torch.from_numpy(array), **options)
+            handle = start(torch.from_numpy(array), process_set=self._set, **options)
             # Horovod's own wait spins a core, which its background thread and the neighbours could use.
             self._poll(handle, operation)
             output = self._hvd.synchronize(handle)
@@ -168,6 +185,21 @@ class _Runtime:
         self._started_for: tuple[str | None, ...] | None = None
         self._ends_mpi = False
         self._has_ended_mpi = False
+        self._sets: dict[tuple[int, ...], Any] = {}
+
+    def process_set(self, hvd: Any, ranks: list[int]) -> Any:
+        """Return Horovod's set of some ranks; it takes each only once, and keeps it until it stops."""
+        if len(ranks) == hvd.size():
+            return hvd.global_process_set
+        if tuple(ranks) not in self._sets:
+            try:
+                self._sets[tuple(ranks)] = hvd.add_process_set(ranks)
+            except (ValueError, RuntimeError) as error:
+                raise UnsupportedError(
+                    f"Horovod made no set of ranks {ranks}, as local() and leaders() need ({error}): set "
+                    "HOROVOD_DYNAMIC_PROCESS_SETS=1 on all ranks before Horovod starts"
+                ) from error
+        return self._sets[tuple(ranks)]
 
     def enter(self, hvd: Any) -> None:
         """Start Horovod if need be, and count one more user."""
@@ -200,6 +232,7 @@ class _Runtime:
         self.num_open = 0
         self.generation += 1
         self._started_for = None
+        self._sets = {}
         hvd.shutdown()
 
     def _is_stale(self, hvd: Any, variables: tuple[str | None, ...]) -> bool:

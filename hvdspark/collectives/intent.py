@@ -23,6 +23,7 @@ class Operation(enum.IntEnum):
     BROADCAST = 3
     BARRIER = 4
     CLOSE = 5
+    SPLIT = 6
 
 
 class Intent(NamedTuple):

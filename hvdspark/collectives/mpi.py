@@ -97,17 +97,17 @@ class MpiCollective(Collective):
         self._mpi = import_mpi()
         world = self._mpi.COMM_WORLD
         launch.require_size(world.Get_size(), "MPI")
-        self._comm = world.Dup()
-        host_comm = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
-        super().__init__(
-            rank=self._comm.Get_rank(),
-            size=self._comm.Get_size(),
-            local_rank=host_comm.Get_rank(),
-            local_size=host_comm.Get_size(),
-            host=socket.gethostname(),
-            timeout_s=timeout_s,
-        )
+        comm = world.Dup()
+        host_comm = comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        seat = {"rank": comm.Get_rank(), "size": comm.Get_size()}
+        seat |= {"local_rank": host_comm.Get_rank(), "local_size": host_comm.Get_size()}
         host_comm.Free()
+        self._take(comm, {**seat, "host": socket.gethostname(), "timeout_s": timeout_s})
+
+    def _take(self, comm: Any, seat: dict[str, Any]) -> None:
+        """Become one end of a communicator, which is ours from now on."""
+        super().__init__(**seat)
+        self._comm = comm
         self._kinds = {
             "float32": self._mpi.FLOAT,
             "float64": self._mpi.DOUBLE,
@@ -176,6 +176,17 @@ class MpiCollective(Collective):
     def _broadcast(self, array: NDArray[Any], root: int) -> None:
         with self._translated("broadcast_"):
             self._comm.Bcast([array.view(np.uint8), self._mpi.BYTE], root)
+
+    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> "MpiCollective | None":
+        color = next((place for place, group in enumerate(groups) if self.rank in group), None)
+        with self._translated("split"):
+            comm = self._comm.Split(self._mpi.UNDEFINED if color is None else color, self.rank)
+        if color is None:
+            return None
+        part = MpiCollective.__new__(MpiCollective)
+        part._mpi = self._mpi
+        part._take(comm, self._seat(groups[color], on_one_host=on_one_host))
+        return part
 
     def _release(self) -> None:
         self._comm.Free()

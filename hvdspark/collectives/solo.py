@@ -22,6 +22,7 @@ class SoloCollective(Collective):
     """
 
     name: ClassVar[str] = "solo"
+    _has_transport: ClassVar[bool] = False
 
     def __init__(self, *, timeout_s: float | None = None) -> None:
         super().__init__(rank=0, size=1, local_rank=0, local_size=1, host=socket.gethostname(), timeout_s=timeout_s)
@@ -36,6 +37,9 @@ class SoloCollective(Collective):
 
     def _broadcast(self, array: NDArray[Any], root: int) -> None:
         """Leave the array: it is the root's."""
+
+    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> Collective:  # noqa: ARG002 - there is one rank
+        return SoloCollective(timeout_s=self.timeout_s)
 
     def _release(self) -> None:
         """Nothing is held."""

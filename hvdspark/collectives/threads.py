@@ -25,6 +25,8 @@ class _Board:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self._lock = threading.Lock()
+        self._parts: dict[tuple[bool, int], _Board] = {}
         self.barrier = threading.Barrier(size)
         self.rows = np.zeros((2, size, INTENT_FIELDS), np.int64)
         self.messages = [[np.empty(0, np.uint8)] * size for _ in range(2)]
@@ -34,8 +36,20 @@ class _Board:
 
     def fail(self, why: str) -> None:
         """Break every rank out of its wait; the first reason counts."""
-        self.failure = self.failure or why
+        with self._lock:
+            self.failure = self.failure or why
+            parts = list(self._parts.values())
         self.barrier.abort()
+        for part in parts:
+            part.fail(why)
+
+    def part(self, group: list[int], *, on_one_host: bool) -> "_Board":
+        """Return the board of some of the ranks, the same for all of them."""
+        with self._lock:
+            part = self._parts.setdefault((on_one_host, group[0]), _Board(len(group)))
+        if self.failure:
+            part.fail(self.failure)
+        return part
 
     def sum_up(self) -> None:
         """Add the arrays in rank order, so that a run can be repeated to the bit."""
@@ -52,8 +66,9 @@ class _Board:
 class _World:
     """The ranks of one `run_ranks`. The k-th collective that each rank opens is the same one."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, ranks_per_host: int | None) -> None:
         self.size = size
+        self._ranks_per_host = ranks_per_host
         self._lock = threading.Lock()
         self._boards: list[_Board] = []
         self._num_opened = [0] * size
@@ -69,7 +84,15 @@ class _World:
             board = self._boards[place]
             if self._failure:
                 board.fail(self._failure)
-        return ThreadsCollective(board, rank, timeout_s=timeout_s)
+        return ThreadsCollective(board, **self._seat(rank), timeout_s=timeout_s)
+
+    def _seat(self, rank: int) -> dict[str, Any]:
+        host, width = socket.gethostname(), self._ranks_per_host
+        if width is None:
+            return {"rank": rank, "local_rank": rank, "local_size": self.size, "host": host}
+        place, local_rank = divmod(rank, width)
+        local_size = min(width, self.size - place * width)
+        return {"rank": rank, "local_rank": local_rank, "local_size": local_size, "host": f"{host}-{place}"}
 
     def fail(self, why: str) -> None:
         """End every collective, also those that are opened later."""
@@ -98,18 +121,27 @@ class ThreadsCollective(Collective):
     ----------
     board : _Board
         Where the ranks meet, shared by all of them.
-    rank : int
-        This thread's rank.
+    rank, local_rank, local_size, host
+        This thread's place; hosts may be made up.
     timeout_s : float, optional
         Seconds to wait for the other ranks.
     """
 
     name: ClassVar[str] = "threads"
 
-    def __init__(self, board: _Board, rank: int, *, timeout_s: float | None = None) -> None:
-        host = socket.gethostname()
-        size = board.size
-        super().__init__(rank=rank, size=size, local_rank=rank, local_size=size, host=host, timeout_s=timeout_s)
+    def __init__(
+        self,
+        board: _Board,
+        *,
+        rank: int,
+        local_rank: int,
+        local_size: int,
+        host: str,
+        timeout_s: float | None = None,
+    ) -> None:
+        super().__init__(
+            rank=rank, size=board.size, local_rank=local_rank, local_size=local_size, host=host, timeout_s=timeout_s
+        )
         self._board = board
         self._turn = 0
         self._own = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
@@ -145,6 +177,14 @@ class ThreadsCollective(Collective):
         array[:] = self._board.total
         # The next broadcast's root may be quicker than this copy.
         self._wait("broadcast_")
+
+    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> "ThreadsCollective | None":
+        group = next((group for group in groups if self.rank in group), None)
+        if group is None:
+            return None
+        seat = self._seat(group, on_one_host=on_one_host)
+        del seat["size"]
+        return ThreadsCollective(self._board.part(group, on_one_host=on_one_host), **seat)
 
     def _release(self) -> None:
         self._own = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
@@ -183,7 +223,9 @@ def open_here(*, timeout_s: float | None = None) -> ThreadsCollective:
     return _here.world.open(_here.rank, timeout_s)
 
 
-def run_ranks(fn: Callable[..., Result], size: int, *args: Any, timeout_s: float = 60.0) -> list[Result]:
+def run_ranks(
+    fn: Callable[..., Result], size: int, *args: Any, timeout_s: float = 60.0, ranks_per_host: int | None = None
+) -> list[Result]:
     """Call ``fn(collective, *args)`` on `size` threads, each with its own rank of one collective.
 
     A rank that raises breaks the others out of their exchange. Threads cannot be killed: a rank that is stuck outside
@@ -199,6 +241,8 @@ def run_ranks(fn: Callable[..., Result], size: int, *args: Any, timeout_s: float
         Handed to every rank, shared between them.
     timeout_s : float
         Seconds for the whole run.
+    ranks_per_host : int, optional
+        Pretend that each so many ranks live on a host of their own. None: all live on this one.
 
     Returns
     -------
@@ -207,6 +251,8 @@ def run_ranks(fn: Callable[..., Result], size: int, *args: Any, timeout_s: float
 
     Raises
     ------
+    ConfigurationError
+        `size` or `ranks_per_host` is less than 1.
     BaseException
         The first exception of a rank that is not a consequence of another's, with the rank's number as a note.
     CollectiveError
@@ -214,7 +260,9 @@ def run_ranks(fn: Callable[..., Result], size: int, *args: Any, timeout_s: float
     """
     if size < 1:
         raise ConfigurationError(f"run_ranks: size must be at least 1, got {size!r}")
-    world = _World(size)
+    if ranks_per_host is not None and ranks_per_host < 1:
+        raise ConfigurationError(f"run_ranks: ranks_per_host must be at least 1 or None, got {ranks_per_host!r}")
+    world = _World(size, ranks_per_host)
     results: dict[int, Result] = {}
     failures: list[BaseException] = []
 

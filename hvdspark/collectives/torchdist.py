@@ -6,11 +6,9 @@ What travels is NumPy arrays in a host's memory, so the group is always Gloo's, 
 import contextlib
 import datetime as dt
 import os
-import re
 import socket
 import sys
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -18,9 +16,10 @@ from numpy.typing import NDArray
 
 from hvdspark.collectives.base import Collective
 from hvdspark.collectives.environment import TORCH_VARIABLES, Launch
+from hvdspark.collectives.gloo import START_S, GlooLink
 from hvdspark.collectives.halves import allreduce_halves
 from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent, Operation
-from hvdspark.errors import CollectiveError, ConfigurationError, MessageError, RankLost
+from hvdspark.errors import CollectiveError, ConfigurationError, MessageError
 
 __all__ = ["TorchCollective", "is_running"]
 
@@ -29,13 +28,9 @@ __all__ = ["TorchCollective", "is_running"]
 _BLOCK_BYTES: Final = 4096
 _HEAD_BYTES: Final = _BLOCK_BYTES - INTENT_BYTES
 _ALIGNMENT_BYTES: Final = 64
-_HOST_BYTES: Final = 256
-_START_S: Final = 300.0  # processes import torch at different speeds: far above the limit of an operation
 _LONGEST_S: Final = 1800.0  # Gloo's own limit
-_SLICE: Final = dt.timedelta(seconds=0.5)  # between two of them Python sees signals, Ctrl-C among them
 # Which attempt of torchrun's this is: its agent's store outlives one.
 _ATTEMPT_VARIABLES: Final = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
-_SOURCE_LINE: Final = re.compile(r"^\[[^\]]*\]\s*")
 
 
 def is_running() -> bool:
@@ -79,18 +74,17 @@ class TorchCollective(Collective):
         try:
             host = socket.gethostname()
             here = link.ranks_with(host)
-            super().__init__(
-                rank=link.rank,
-                size=link.size,
-                local_rank=here.index(link.rank),
-                local_size=len(here),
-                host=host,
-                timeout_s=timeout_s,
-            )
+            seat = {"rank": link.rank, "size": link.size}
+            seat |= {"local_rank": here.index(link.rank), "local_size": len(here)}
+            self._take(link, {**seat, "host": host, "timeout_s": timeout_s})
         except BaseException:
             link.break_off()
             raise
-        link.set_limit(_LONGEST_S if timeout_s is None else timeout_s)
+
+    def _take(self, link: GlooLink, seat: dict[str, Any]) -> None:
+        """Become one end of a link, which is ours from now on."""
+        super().__init__(**seat)
+        link.set_limit(_LONGEST_S if self.timeout_s is None else self.timeout_s)
         self._link = link
         self._block = np.zeros(_BLOCK_BYTES, np.uint8)
         self._blocks = np.zeros((self.size, _BLOCK_BYTES), np.uint8)
@@ -154,115 +148,20 @@ class TorchCollective(Collective):
     def _broadcast(self, array: NDArray[Any], root: int) -> None:
         self._link.broadcast({root: array}, "broadcast_")
 
+    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> "TorchCollective | None":
+        link = self._link.part(groups, name="local" if on_one_host else "leaders")
+        if link is None:
+            return None
+        group = next(group for group in groups if self.rank in group)
+        part = TorchCollective.__new__(TorchCollective)
+        part._take(link, self._seat(group, on_one_host=on_one_host))
+        return part
+
     def _release(self) -> None:
         self._link.close()
 
     def _abandon(self, cause: BaseException | None) -> None:  # noqa: ARG002 - this rank tells it, where it is raised
         self._link.break_off()
-
-
-class _Link:
-    """A Gloo group whose operations are waited for, whose failures are named, and which ends before the process does.
-
-    Parameters
-    ----------
-    dist : module
-        ``torch.distributed``.
-    group : ProcessGroupGloo or ProcessGroup
-        Connected to all its ranks.
-    is_registered : bool
-        ``torch.distributed`` knows the group, and is told of its end.
-    """
-
-    def __init__(self, dist: Any, group: Any, *, is_registered: bool) -> None:
-        self._options: Final = dist.distributed_c10d
-        self._group = group
-        self.rank: Final[int] = group.rank()
-        self.size: Final[int] = group.size()
-        self.set_limit(_START_S)
-        # At the interpreter's exit too, or else Gloo's threads would end the process with SIGABRT.
-        self._end = weakref.finalize(self, _break_off, dist, group, is_registered=is_registered)
-
-    def set_limit(self, limit_s: float) -> None:
-        """Set how many seconds a step of an operation waits for another rank."""
-        self._limit_s = limit_s
-
-    def ranks_with(self, host: str) -> list[int]:
-        """Return the ranks that give the same host's name; all ranks call this."""
-        name = np.frombuffer(host.encode()[:_HOST_BYTES].ljust(_HOST_BYTES, b"\0"), np.uint8).copy()
-        names = np.empty((self.size, _HOST_BYTES), np.uint8)
-        self.gather(name, names, "opening a collective")
-        return [rank for rank in range(self.size) if np.array_equal(names[rank], name)]
-
-    def gather(self, block: NDArray[np.uint8], blocks: NDArray[np.uint8], operation: str) -> None:
-        """Fill ``[size, b] uint8`` with the ranks' blocks of ``[b] uint8``."""
-        import torch
-
-        rows = list(torch.from_numpy(blocks).unbind())
-        with self._named(operation):
-            _finish([self._group.allgather([rows], [torch.from_numpy(block)], self._limited("AllgatherOptions"))])
-
-    def allreduce(self, array: NDArray[Any]) -> None:
-        """Sum in place. In Gloo's ring one rank sums an element, and its sum goes round: the same bits everywhere."""
-        import torch
-
-        with self._named("allreduce_"):
-            _finish([self._group.allreduce([torch.from_numpy(array)], self._limited("AllreduceOptions"))])
-
-    def swap(self, rows: NDArray[np.uint16]) -> NDArray[np.uint16]:
-        """Give row r to rank r; return the rows that the ranks gave."""
-        import torch
-
-        received = np.empty_like(rows)
-        given, got = (torch.from_numpy(each.view(np.uint8)) for each in (rows, received))
-        with self._named("allreduce_"):
-            _finish([self._group.alltoall_base(got, given, [], [], self._limited("AllToAllOptions"))])
-        return received
-
-    def broadcast(self, arrays: Mapping[int, NDArray[Any]], operation: str) -> None:
-        """Overwrite each array by the one of the rank that is its key, all at once."""
-        import torch
-
-        works = []
-        with self._named(operation):
-            for root, array in arrays.items():
-                options = self._limited("BroadcastOptions")
-                options.rootRank = root
-                works.append(self._group.broadcast([torch.from_numpy(array)], options))
-            _finish(works)
-
-    def close(self) -> None:
-        """Close the connections; all ranks have met and none is at an operation."""
-        self._group = None
-        if ending := self._end.detach():
-            _, _, (dist, group), options = ending
-            _forget(dist, group, **options)
-
-    def break_off(self) -> None:
-        """Close the connections, upon which operations fail, here and on the other ranks. Does nothing once closed."""
-        self._group = None
-        self._end()
-
-    def _limited(self, kind: str) -> Any:
-        options = getattr(self._options, kind)()
-        options.timeout = dt.timedelta(seconds=self._limit_s)
-        return options
-
-    @contextlib.contextmanager
-    def _named(self, operation: str) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            place = f"rank {self.rank} of {self.size} on {socket.gethostname()} in {operation}"
-            text = _SOURCE_LINE.sub("", str(error)).partition(". This is typically")[0]
-            if "timed out" in text.lower():
-                raise RankLost(
-                    f"{place}: not all ranks came within {self._limit_s} s; the cause is in the log of a rank that did "
-                    "not come, or the network was cut"
-                ) from error
-            raise RankLost(
-                f"{place}: another rank failed or ended; the cause is in that rank's log. Gloo says: {text}"
-            ) from error
 
 
 class _Meetings:
@@ -286,7 +185,7 @@ class _Meetings:
                 address,
                 int(port),
                 is_master=rank == "0" and not has_server,
-                timeout=dt.timedelta(seconds=_START_S),
+                timeout=dt.timedelta(seconds=START_S),
                 wait_for_workers=False,
                 multi_tenant=True,
             )
@@ -297,7 +196,7 @@ class _Meetings:
 _meetings: Final = _Meetings()
 
 
-def _link_of_user() -> _Link:
+def _link_of_user() -> GlooLink:
     """Make a group of all ranks of the user's, which stays as it is."""
     dist = _import_distributed()
     launch = Launch.detect()
@@ -308,11 +207,11 @@ def _link_of_user() -> _Link:
             "initialise torch.distributed with all ranks, or not at all, before you open the collective"
         )
     with _reaching("the ranks of the group that this process initialised"):
-        limit = dt.timedelta(seconds=_START_S)
-        return _Link(dist, dist.new_group(backend="gloo", timeout=limit), is_registered=True)
+        limit = dt.timedelta(seconds=START_S)
+        return GlooLink(dist, dist.new_group(backend="gloo", timeout=limit))
 
 
-def _link_of_launcher() -> _Link:
+def _link_of_launcher() -> GlooLink:
     """Make a group of the ranks that the launcher's variables tell of."""
     launch = Launch.detect()
     missing = [name for name in TORCH_VARIABLES if name not in os.environ]
@@ -326,8 +225,8 @@ def _link_of_launcher() -> _Link:
     dist = _import_distributed()
     with _reaching(f"MASTER_ADDR={os.environ['MASTER_ADDR']}, MASTER_PORT={os.environ['MASTER_PORT']}, {size} ranks"):
         store = _meetings.open(dist)
-        group = dist.ProcessGroupGloo(store, rank, size, dt.timedelta(seconds=_START_S))
-        return _Link(dist, group, is_registered=False)
+        group = dist.ProcessGroupGloo(store, rank, size, dt.timedelta(seconds=START_S))
+        return GlooLink(dist, group, store)
 
 
 def _place() -> tuple[int, int]:
@@ -347,36 +246,10 @@ def _reaching(whom: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise CollectiveError(
-            f'the collective "torch" on {socket.gethostname()} did not reach all others ({whom}) in {_START_S:g} s: a '
+            f'the collective "torch" on {socket.gethostname()} did not reach all others ({whom}) in {START_S:g} s: a '
             "rank did not start, opened fewer collectives, or is not reached over this host's default network (name "
             f"the right one in GLOO_SOCKET_IFNAME). PyTorch says: {' '.join(str(error).split())}"
         ) from error
-
-
-def _finish(works: Sequence[Any]) -> None:
-    """Wait for what was started; raise what Gloo did."""
-    for work in works:
-        while not work.is_completed():
-            with contextlib.suppress(RuntimeError):  # the slice is over, or the work failed: that is raised below
-                work.wait(_SLICE)
-        work.wait()
-
-
-def _break_off(dist: Any, group: Any, *, is_registered: bool) -> None:
-    import torch
-
-    # Gloo's abort leaves an operation that waits as it is, and the group's end would wait for it. A limit that runs
-    # out, as that of a message which nobody sends, ends all connections of the group.
-    if group.size() > 1:
-        with contextlib.suppress(RuntimeError):  # what was wanted
-            group.recv([torch.zeros(1)], (group.rank() + 1) % group.size(), 0).wait(dt.timedelta(milliseconds=1))
-    _forget(dist, group, is_registered=is_registered)
-
-
-def _forget(dist: Any, group: Any, *, is_registered: bool) -> None:
-    if is_registered:
-        with contextlib.suppress(ValueError):  # the user has destroyed all groups already
-            dist.destroy_process_group(group)
 
 
 def _import_distributed() -> Any:

@@ -190,6 +190,41 @@ def slices_leave_their_neighbours(collective):
     assert array.tolist() == [own] * 2 + [total] * 3 + [1] * 2 + [own] * 3
 
 
+def parts_are_collectives(collective):
+    """Law 8, on however many hosts there are."""
+    hosts = [bytes(host) for host in collective.allgather(np.frombuffer(collective.host.encode(), np.uint8))]
+    firsts = [hosts.index(host) for host in dict.fromkeys(hosts)]
+    here = [rank for rank, host in enumerate(hosts) if host == hosts[collective.rank]]
+    local, leaders = collective.local(), collective.leaders()
+    assert collective.local() is local
+    assert (leaders is not None) == (collective.rank in firsts)
+    check_part(collective, local, here)
+    assert (local.rank, local.size) == (local.local_rank, local.local_size) == (collective.local_rank, len(here))
+    if leaders is not None:
+        check_part(collective, leaders, firsts)
+        assert (leaders.local_rank, leaders.local_size) == (0, 1)
+    check_gather(collective, lambda rank: 20 + rank)
+    # What parts are for: sum on each host, then among hosts, and give the sum to all.
+    array = np.arange(1000, dtype=np.int64) * (collective.rank + 1)
+    local.allreduce_(array)
+    if leaders is not None:
+        leaders.allreduce_(array)
+    local.broadcast_(array)
+    assert np.array_equal(array, np.arange(1000) * (collective.size * (collective.size + 1) // 2))
+
+
+def check_part(whole, part, ranks):
+    assert part.name == whole.name
+    assert (part.rank, part.size, part.host) == (ranks.index(whole.rank), len(ranks), whole.host)
+    assert part.timeout_s == whole.timeout_s
+    with pytest.raises(UnsupportedError, match="whole"):
+        part.local()
+    numbers = [int(got[0]) for got in part.allgather(np.array([whole.rank], np.uint8))]
+    assert numbers == ranks
+    for law in PART_LAWS:
+        law(part)
+
+
 def barriers_hold(collective):
     for _ in range(20):
         collective.barrier()
@@ -298,6 +333,27 @@ def leaving_the_context_closes(collective):
     _assert_ended(collective, "closed")
 
 
+def parts_end_with_the_whole(collective):
+    local, leaders = collective.local(), collective.leaders()
+    local.barrier()
+    if leaders is not None:
+        leaders.close()
+    collective.close()
+    _assert_ended(local, "closed")
+    for use in (collective.local, collective.leaders):
+        with pytest.raises(CollectiveError, match="closed"):
+            use()
+
+
+PART_LAWS = [
+    messages_are_ragged,
+    views_last_until_the_next_call,
+    sums_are_right,
+    halves_are_rounded_once,
+    broadcasts_come_from_each_root,
+    disagreement_is_told_to_all,
+    sent_bytes_are_counted,
+]
 LAWS = [
     ranks_are_numbered,
     messages_are_ragged,
@@ -318,6 +374,7 @@ LAWS = [
     barriers_hold,
     disagreement_is_told_to_all,
     wrong_arrays_are_refused,
+    parts_are_collectives,
     sent_bytes_are_counted,
 ]
-ENDS = [closing_twice_is_fine, leaving_the_context_closes]
+ENDS = [closing_twice_is_fine, leaving_the_context_closes, parts_end_with_the_whole]

@@ -14,9 +14,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from contracts.collective import ENDS, LAWS, check_gather
+from contracts.collective import ENDS, LAWS, check_gather, parts_are_collectives
 from hvdspark.collectives import base, open_collective
-from hvdspark.errors import ConfigurationError, RankLost, RankMismatch
+from hvdspark.errors import ConfigurationError, RankLost, RankMismatch, UnsupportedError
 
 
 def laws(name):
@@ -27,7 +27,7 @@ def laws(name):
         for law in LAWS:
             law(collective)
             passed.append(law.__name__)
-    for end in ENDS * 3:
+    for end in ENDS * 2:
         end(open_collective(name))
         passed.append(end.__name__)
     with open_collective(name) as outer, open_collective(name) as inner:
@@ -35,6 +35,26 @@ def laws(name):
             check_gather(outer, lambda rank: 10 + rank, call)
             check_gather(inner, lambda rank: 1000 - rank, call)
     return collective, {"name": collective.name, "size": collective.size, "passed": passed}
+
+
+def two_hosts(name):
+    """The ranks pretend to live on two hosts, the first with two of them."""
+    with open_collective(name, timeout_s=30) as collective:
+        place, collective.local_rank = divmod(collective.rank, 2)
+        collective.host, collective.local_size = f"pretended-{place}", min(2, collective.size - 2 * place)
+        parts_are_collectives(collective)
+        sizes = [int(size[0]) for size in collective.allgather(np.array([collective.local().size], np.uint8))]
+    return collective, {"local sizes": sizes}
+
+
+def unsplittable(name):
+    """Horovod runs without dynamic process sets; the collective goes on."""
+    with open_collective(name) as collective:
+        try:
+            collective.local()
+        except UnsupportedError as error:
+            print(f"refused: {error}", flush=True)
+        check_gather(collective, lambda rank: 10 + rank)
 
 
 def survivors(name, fail):
@@ -108,6 +128,8 @@ def torch_of_the_user(name):
             check_gather(late, lambda rank: 9000 - rank)
             assert users_sum() == total
             assert (late.rank, late.size) == (early.rank, early.size)
+            parts_are_collectives(late)
+            assert users_sum() == total
     assert users_sum() == total
     forgotten = open_collective(name)
     check_gather(forgotten, lambda rank: 10)
@@ -224,6 +246,8 @@ SCENES = {
     scene.__name__: scene
     for scene in (
         laws,
+        two_hosts,
+        unsplittable,
         raising,
         killed,
         late,

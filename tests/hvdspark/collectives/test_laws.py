@@ -17,12 +17,14 @@ def test_solo_ends(end):
     end(SoloCollective())
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_threads(size):
+@pytest.mark.parametrize(
+    ("size", "ranks_per_host"), [(1, None), (2, None), (3, None), (5, None), (1, 1), (3, 1), (4, 2), (5, 3)]
+)
+def test_threads(size, ranks_per_host):
     def all_laws(collective):
         for law in LAWS:
             law(collective)
         for end in ENDS:
             end(open_collective("threads"))
 
-    run_ranks(all_laws, size)
+    run_ranks(all_laws, size, ranks_per_host=ranks_per_host)

@@ -10,7 +10,7 @@ import pytest
 
 from contracts.collective import check_gather, one_message_is_large, sums_are_right, sums_are_the_same_bits
 from hvdspark.collectives import base, open_collective, run_ranks, threads
-from hvdspark.errors import CollectiveError, ConfigurationError, RankLost
+from hvdspark.errors import CollectiveError, ConfigurationError, RankLost, RankMismatch
 
 
 def rank_threads():
@@ -20,6 +20,58 @@ def rank_threads():
 def test_results_come_in_rank_order():
     assert run_ranks(lambda collective, a, b: (collective.rank, a + b), 4, 1, 2) == [(rank, 3) for rank in range(4)]
     assert rank_threads() == []
+
+
+@pytest.mark.parametrize(
+    ("size", "ranks_per_host", "places"),
+    [
+        (4, None, [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        (5, 2, [(0, 2), (1, 2), (0, 2), (1, 2), (0, 1)]),
+        (2, 7, [(0, 2), (1, 2)]),
+    ],
+)
+def test_hosts_can_be_made_up(size, ranks_per_host, places):
+    def live(collective):
+        leaders = collective.leaders()
+        return (collective.local_rank, collective.local_size), collective.host, leaders and leaders.size
+
+    found = run_ranks(live, size, ranks_per_host=ranks_per_host)
+    assert [place for place, _, _ in found] == places
+    num_hosts = len({host for _, host, _ in found})
+    assert [leaders for _, _, leaders in found] == [None if local_rank else num_hosts for local_rank, _ in places]
+
+
+def test_no_ranks_on_a_host_are_refused():
+    with pytest.raises(ConfigurationError, match="ranks_per_host"):
+        run_ranks(lambda collective: None, 2, ranks_per_host=0)
+
+
+def test_a_rank_that_fails_frees_those_who_wait_in_a_part():
+    lost = []
+
+    def live(collective):
+        local = collective.local()
+        if collective.rank == 3:
+            time.sleep(0.1)  # the others wait by then: rank 2 for this one, in the part of their host
+            raise KeyError("mine")
+        try:
+            local.barrier() if collective.rank == 2 else collective.barrier()
+        except RankLost:
+            lost.append(collective.rank)
+            raise
+
+    with pytest.raises(KeyError, match="mine"):
+        run_ranks(live, 4, ranks_per_host=2)
+    assert sorted(lost) == [0, 1, 2]
+
+
+def test_ranks_that_split_meet_those_that_do_not():
+    def live(collective):
+        with pytest.raises(RankMismatch, match=r"(?=.*split on rank 0)(?=.*barrier on rank 1)"):
+            collective.barrier() if collective.rank else collective.local()
+        return collective.local().size
+
+    assert run_ranks(live, 2) == [2, 2]
 
 
 def test_the_first_real_exception_is_raised_and_frees_the_others():
