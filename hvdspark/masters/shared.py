@@ -56,7 +56,7 @@ class SharedTrainingMaster(TrainingMaster):
     exchange: Literal["codec", "dense"] = "codec"
     magnitude: Literal["threshold", "mean"] = "threshold"
     threshold_scope: Literal["model", "group", "parameter"] = "model"
-    momentum_masking: Literal["auto"] | bool = "auto"
+    momentum_masking: Literal["auto", True, False] = "auto"
     local_steps: int | tuple[tuple[int, int], ...] = 1
     outer_optimizer: Nesterov | None = None
     encoding_debug_mode: bool = False

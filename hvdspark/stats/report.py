@@ -20,11 +20,12 @@ _TABLES = """
 {% endfor %}</table>
 <h2>Ranks</h2>
 <table>
-<tr><th>rank</th><th>host</th><th>steps</th><th>examples</th><th>bytes sent</th><th>dense bytes</th><th>density</th>
-<th>threshold</th><th>clipped mass</th></tr>
+<tr><th>rank</th><th>host</th><th>steps</th><th>exchanges</th><th>examples</th><th>bytes sent</th><th>dense bytes</th>
+<th>density</th><th>threshold</th><th>clipped mass</th></tr>
 {% for rank in stats.ranks %}<tr><td>{{ rank.rank }}</td><td>{{ rank.host }}</td><td>{{ rank.steps | figure }}</td>
-<td>{{ rank.examples | figure }}</td><td>{{ rank.bytes_sent | figure }}</td><td>{{ rank.dense_bytes | figure }}</td>
-<td>{{ rank.density | figure }}</td><td>{{ rank.threshold | figure }}</td><td>{{ rank.clipped_mass | figure }}</td></tr>
+<td>{{ rank.exchanges | figure }}</td><td>{{ rank.examples | figure }}</td><td>{{ rank.bytes_sent | figure }}</td>
+<td>{{ rank.dense_bytes | figure }}</td><td>{{ rank.density | figure }}</td><td>{{ rank.threshold | figure }}</td>
+<td>{{ rank.clipped_mass | figure }}</td></tr>
 {% endfor %}</table>
 <h2>Seconds by phase</h2>
 <table>

@@ -16,8 +16,8 @@ class RankStats:
     ----------
     rank, host
         Who it was.
-    steps, examples : int
-        Steps taken and examples trained on.
+    steps, exchanges, examples : int
+        Steps taken, how often the ranks met, and examples trained on.
     bytes_sent, dense_bytes : int
         Bytes of its own messages, and what dense ones would have been.
     density, threshold, clipped_mass : float
@@ -29,6 +29,7 @@ class RankStats:
     rank: int
     host: str
     steps: int
+    exchanges: int
     examples: int
     bytes_sent: int
     dense_bytes: int

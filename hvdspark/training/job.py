@@ -63,8 +63,8 @@ class RankReport:
     ----------
     rank, host
         Who it was.
-    steps, examples : int
-        Steps taken and examples trained on, over all epochs.
+    steps, exchanges, examples : int
+        Steps taken, how often the ranks met, and examples trained on, over all epochs.
     history : tuple of dict
         One an epoch: `epoch`, `score` (mean loss over all examples of all ranks), `validation_score` where there was
         validation data, `seconds`.
@@ -81,6 +81,7 @@ class RankReport:
     rank: int
     host: str
     steps: int
+    exchanges: int
     examples: int
     history: tuple[dict[str, Any], ...]
     bytes_sent: int

@@ -94,6 +94,7 @@ class Trainer:
             rank=self._world.rank,
             host=self._world.host,
             steps=self._steps,
+            exchanges=sync.exchanges,
             examples=self._examples,
             history=history,
             bytes_sent=sync.bytes_sent,

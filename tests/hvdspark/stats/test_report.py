@@ -11,6 +11,7 @@ def stats():
         rank=0,
         host="<script>alert(1)</script>",
         steps=1234,
+        exchanges=1234,
         examples=40_000,
         bytes_sent=123_456,
         dense_bytes=7_000_000,
