@@ -1,5 +1,6 @@
 """Ranks inside the tasks of one Spark barrier stage."""
 
+import functools
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from hvdspark_launch.errors import LaunchError
 from hvdspark_launch.facts import PACKAGES, versions_of
 from hvdspark_launch.outcome import results
 from hvdspark_launch.spark_failure import raise_for
+from hvdspark_launch.spark_gpus import profile_of_one_gpu
 from hvdspark_launch.spark_session import SparkSide
 
 if TYPE_CHECKING:
@@ -27,8 +29,16 @@ class BarrierLauncher(Launcher):
 
     Spark starts all ranks at once or none, and ends all when one dies. The ranks meet once, through Spark, and tell
     each other host, versions and GPUs; rank 0 serves Horovod's rendezvous on the address by which Spark advertises
-    it. Ranks on one host talk over its loopback interface. A GPU that Spark gave to a task is named to the rank in
-    the environment variable HVDSPARK_GPU_ADDRESS. stdout and stderr of the ranks go where Spark puts them.
+    it. Ranks on one host talk over its loopback interface. stdout and stderr of the ranks go where Spark puts them.
+
+    **GPUs.** Where executors have GPUs, each rank gets one: by the session's own profile if that gives each task one,
+    else by one of this stage (Spark allows it on standalone clusters, YARN and Kubernetes; elsewhere a warning says
+    why not). Its address is named to the rank in the environment variable HVDSPARK_GPU_ADDRESS; two ranks of a host
+    with the same are refused.
+
+    **Threads.** OMP_NUM_THREADS, MKL_NUM_THREADS and a torch that is loaded already are set to each rank's share:
+    spark.task.cpus where that is set, else the cores of the host divided by its ranks. The user's own OMP_NUM_THREADS
+    counts before that: of `env`, of spark.executorEnv.OMP_NUM_THREADS, on a local master of the driver's environment.
 
     Works on classic sessions and under Spark Connect. Spark never retries such a stage: the caller runs again.
 
@@ -46,6 +56,8 @@ class BarrierLauncher(Launcher):
         Packages whose versions must be the driver's on every worker.
     env : mapping, optional
         More environment variables for all ranks.
+    gpus : bool
+        False: ranks ask for no GPU, are given no address, and may be more than there are GPUs.
     """
 
     def __init__(
@@ -57,6 +69,7 @@ class BarrierLauncher(Launcher):
         horovod_timeout_s: int = 60,
         packages: Iterable[str] = PACKAGES,
         env: Mapping[str, str] | None = None,
+        gpus: bool = True,
     ) -> None:
         self._spark = spark
         self._start_timeout_s = start_timeout_s
@@ -64,13 +77,19 @@ class BarrierLauncher(Launcher):
         self._horovod_timeout_s = horovod_timeout_s
         self._packages = tuple(packages)
         self._env = check_extra(env)
+        self._gpus = gpus
 
     def check(self, num_proc: int) -> None:
         """Refuse more ranks than the session can run at once, and dynamic allocation; see `Launcher.check`."""
         check_num_proc(num_proc)
         side = SparkSide(self._spark)
         side.refuse_dynamic_allocation()
-        side.check_slots(num_proc, self._start_timeout_s)
+        side.check_slots(num_proc, self._start_timeout_s, self._profile)
+
+    @functools.cached_property
+    def _profile(self) -> Any:
+        """What each task asks for; None: what the session says. Found once, so that a refusal is told once."""
+        return profile_of_one_gpu(self._spark) if self._gpus else None
 
     def run(
         self,
@@ -96,6 +115,8 @@ class BarrierLauncher(Launcher):
             rows is not None,
             versions_of(self._packages),
             self._env,
+            side.threads(self._env),
+            self._gpus,
             self._start_timeout_s,
             self._stop_grace_s,
             self._horovod_timeout_s,
@@ -113,7 +134,7 @@ class BarrierLauncher(Launcher):
             yield from run_rank(orders, iter(()) if without_rows else batches)
 
         with side.driver_python():
-            frame = source.mapInArrow(task, SCHEMA, barrier=True)
+            frame = source.mapInArrow(task, SCHEMA, barrier=True, profile=self._profile)
         try:
             return side.collect(frame, orders.num_proc, self._start_timeout_s)
         except LaunchError:

@@ -22,6 +22,7 @@ from hvdspark_launch.errors import LaunchError, StartTimeout
 from hvdspark_launch.facts import Facts, check_gpus, check_versions, versions_of
 from hvdspark_launch.outcome import Outcome, RankAborted, capture
 from hvdspark_launch.rendezvous import Marks, Rendezvous
+from hvdspark_launch.threads import REUSED_PROCESS, Threads, torch_threads
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,6 +50,10 @@ class Orders:
         Of Python and packages on the driver; their names are what ranks compare.
     env : dict
         More environment variables.
+    threads : Threads
+        What the driver knows of the threads of a rank.
+    gpus : bool
+        Whether each rank gets a GPU of its own, where Spark gave it any.
     start_timeout_s, stop_grace_s : float
         See `BarrierLauncher`.
     horovod_timeout_s : int
@@ -62,6 +67,8 @@ class Orders:
     takes_rows: bool
     versions: dict[str, str | None]
     env: dict[str, str]
+    threads: Threads
+    gpus: bool
     start_timeout_s: float
     stop_grace_s: float
     horovod_timeout_s: int
@@ -118,7 +125,7 @@ def _meet(orders: Orders, context: Any, stack: ExitStack) -> tuple[list[Facts], 
     address = _address(hosts, rank)
     # A single rank meets nobody; Horovod then needs no rendezvous, and need not be installed.
     rendezvous = stack.enter_context(Rendezvous(address)) if rank == 0 and orders.num_proc > 1 else None
-    gpus = context.resources().get("gpu")
+    gpus = context.resources().get("gpu") if orders.gpus else None
     mine = Facts(
         rank,
         socket.gethostname(),
@@ -198,7 +205,8 @@ def _run(orders: Orders, rank: int, facts: list[Facts], batches: "Iterator[pa.Re
         variables = _variables(orders, rank, facts)
     except LaunchError as error:
         return Outcome.of_refusal(rank, host, error)
-    with environment_restored(variables):
+    local_size = int(variables["HOROVOD_LOCAL_SIZE"])
+    with environment_restored(variables), torch_threads(orders.threads.share(local_size)):
         return capture(lambda: _call(orders, batches), rank, host)
 
 
@@ -212,7 +220,10 @@ def _variables(orders: Orders, rank: int, facts: list[Facts]) -> dict[str, str]:
     )
     if mine.gpus:
         variables["HVDSPARK_GPU_ADDRESS"] = mine.gpus[0]
-    return {**orders.env, **variables}
+    threads = orders.threads.variables(
+        int(variables["HOROVOD_LOCAL_SIZE"]), REUSED_PROCESS, {**os.environ, **orders.env}
+    )
+    return {**orders.env, **threads, **variables}
 
 
 def _call(orders: Orders, batches: "Iterator[pa.RecordBatch]") -> Any:

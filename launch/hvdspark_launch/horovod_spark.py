@@ -1,5 +1,6 @@
 """Ranks started by Horovod's own `horovod.spark.run`."""
 
+import logging
 import re
 import signal
 import socket
@@ -16,10 +17,12 @@ from hvdspark_launch.errors import LaunchError, RankFailed, StartTimeout
 from hvdspark_launch.facts import PACKAGES, versions_of
 from hvdspark_launch.horovod_spark_rank import Orders, run_rank
 from hvdspark_launch.outcome import Outcome, how_ended, results
+from hvdspark_launch.spark_gpus import GPU_AMOUNT, gpus_of_executor, gpus_of_task
 from hvdspark_launch.spark_session import SparkSide
 
 __all__ = ["HorovodSparkLauncher"]
 
+_LOG = logging.getLogger(__name__)
 _EXIT = re.compile(r"Process name: (\d+)\s+Exit code: (-?\d+)")
 
 
@@ -31,6 +34,10 @@ class HorovodSparkLauncher(Launcher):
     barrier stage, so it also runs where dynamic allocation is on. It needs a classic session, and the main thread:
     Horovod installs signal handlers for the run. The ranks' stdout and stderr come to the driver's. Unlike a barrier
     stage, it does not end the others when a rank's process is killed: they end at their next collective.
+
+    A rank gets the GPU that the session's own profile gives to its task (spark.task.resource.gpu.amount=1), named in
+    HVDSPARK_GPU_ADDRESS: a stage of Horovod's cannot ask for one. Threads are set as by `BarrierLauncher`, and
+    NUMBA_NUM_THREADS with them.
 
     Parameters
     ----------
@@ -49,6 +56,8 @@ class HorovodSparkLauncher(Launcher):
         Packages whose versions must be the driver's on every worker.
     env : mapping, optional
         More environment variables for all ranks.
+    gpus : bool
+        False: ranks are given no address of a GPU.
 
     Raises
     ------
@@ -66,6 +75,7 @@ class HorovodSparkLauncher(Launcher):
         interface: str | None = None,
         packages: Iterable[str] = PACKAGES,
         env: Mapping[str, str] | None = None,
+        gpus: bool = True,
     ) -> None:
         self._spark = spark
         self._start_timeout_s = start_timeout_s
@@ -74,6 +84,7 @@ class HorovodSparkLauncher(Launcher):
         self._interface = interface
         self._packages = tuple(packages)
         self._env = check_extra(env)
+        self._gpus = gpus
         if SparkSide(spark).is_connect:
             raise LaunchError(
                 "horovod.spark.run needs a classic Spark session; under Spark Connect take BarrierLauncher"
@@ -104,7 +115,20 @@ class HorovodSparkLauncher(Launcher):
         refuse_rows(self, rows)
         self.check(num_proc)
         side = SparkSide(self._spark)
-        orders = Orders(dump_call(fn, args, kwargs), versions_of(self._packages), self._stop_grace_s)
+        if self._gpus and gpus_of_executor(self._spark) and not gpus_of_task(self._spark):
+            _LOG.warning(
+                "horovod.spark.run cannot ask for GPUs, and the session gives a task none: ranks take theirs by local "
+                "rank, whoever else uses them; start the session with %s=1, or take BarrierLauncher",
+                GPU_AMOUNT,
+            )
+        orders = Orders(
+            dump_call(fn, args, kwargs),
+            versions_of(self._packages),
+            self._stop_grace_s,
+            self._env,
+            side.threads(self._env),
+            self._gpus,
+        )
         interface = self._interface or (interface_of(LOOPBACK) if side.is_local else None)
         return results(self._outcomes(side, orders, num_proc, interface), num_proc)
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from hvdspark_launch.closure import load_call
 from hvdspark_launch.errors import LaunchError
-from hvdspark_launch.facts import Facts, check_versions, versions_of
+from hvdspark_launch.facts import Facts, check_gpus, check_versions, versions_of
 from hvdspark_launch.outcome import Outcome, capture
 from hvdspark_launch.rendezvous import Marks
+from hvdspark_launch.threads import FRESH_PROCESS, Threads, torch_threads
 
 __all__ = ["Orders", "run_rank"]
 
@@ -26,11 +27,20 @@ class Orders:
         Of Python and packages on the driver.
     stop_grace_s : float
         See `HorovodSparkLauncher`.
+    env : dict
+        What the user gives to all ranks.
+    threads : Threads
+        What the driver knows of the threads of a rank.
+    gpus : bool
+        Whether each rank gets a GPU of its own, where Spark gave it any.
     """
 
     call: bytes
     versions: dict[str, str | None]
     stop_grace_s: float
+    env: dict[str, str]
+    threads: Threads
+    gpus: bool
 
 
 def run_rank(orders: Orders) -> bytes:
@@ -39,6 +49,8 @@ def run_rank(orders: Orders) -> bytes:
     Where a rank failed and the others do not notice, since they wait for something else than Horovod, it tells their
     processes to end; Horovod itself would leave them.
     """
+    from horovod.spark.task import get_available_devices
+
     rank, host = int(os.environ["HOROVOD_RANK"]), socket.gethostname()
     marks = Marks(
         os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"],
@@ -46,9 +58,15 @@ def run_rank(orders: Orders) -> bytes:
         int(os.environ["HOROVOD_SIZE"]),
     )
     watched = marks.watch(_end_without_outcome)
-    facts = Facts(rank, host, "", 0, versions_of(name for name in orders.versions if name != "python"), [])
+    share = _set_threads(orders)
+    gpus = list(get_available_devices()) if orders.gpus else []
+    os.environ.pop("HVDSPARK_GPU_ADDRESS", None)
+    if gpus:
+        os.environ["HVDSPARK_GPU_ADDRESS"] = gpus[0]
+    facts = Facts(rank, host, "", 0, versions_of(name for name in orders.versions if name != "python"), gpus)
     try:
         check_versions(orders.versions, [facts])
+        check_gpus([facts])  # ranks do not meet here: whether two have the same one, they must find out themselves
     except LaunchError as error:
         outcome = Outcome.of_refusal(rank, host, error)
     else:
@@ -56,12 +74,23 @@ def run_rank(orders: Orders) -> bytes:
         def call() -> Any:
             return load_call(orders.call)()
 
-        outcome = capture(call, rank, host)
+        with torch_threads(share):
+            outcome = capture(call, rank, host)
     watched.set()
     marks.set(rank)
     if not outcome.ok and not marks.wait(orders.stop_grace_s):
         marks.abort()
     return outcome.to_bytes()
+
+
+def _set_threads(orders: Orders) -> int:
+    """Set the variables of this rank's threads and return their number.
+
+    Horovod gives all ranks the same environment, so it is done here, before the call loads what reads it.
+    """
+    local_size = int(os.environ["HOROVOD_LOCAL_SIZE"])
+    os.environ.update(orders.threads.variables(local_size, FRESH_PROCESS, {**os.environ, **orders.env}))
+    return orders.threads.share(local_size)
 
 
 def _end_without_outcome() -> None:

@@ -20,6 +20,7 @@ from hvdspark_launch.environment import LOOPBACK, check_extra, horovod_variables
 from hvdspark_launch.errors import LaunchError, StartTimeout
 from hvdspark_launch.outcome import Outcome, how_ended, results
 from hvdspark_launch.rendezvous import Rendezvous
+from hvdspark_launch.threads import FRESH_PROCESS, Threads
 
 __all__ = ["LocalLauncher"]
 
@@ -44,7 +45,7 @@ class LocalLauncher(Launcher):
         How long Horovod waits for a rank to come to `hvd.init()`, or for a frozen process to answer.
     env : mapping, optional
         More environment variables for all ranks. Where neither this nor the caller's environment sets
-        OMP_NUM_THREADS and NUMBA_NUM_THREADS, the cores are shared out among the ranks.
+        OMP_NUM_THREADS, the cores are shared out among the ranks; MKL_NUM_THREADS and NUMBA_NUM_THREADS follow it.
     """
 
     def __init__(
@@ -90,6 +91,8 @@ class LocalLauncher(Launcher):
         placed = places([LOOPBACK] * num_proc)
         rendezvous.expect(placed)
         interface = interface_of(LOOPBACK)
+        given = {**os.environ, **self._env}
+        threads = Threads(given.get("OMP_NUM_THREADS")).variables(num_proc, FRESH_PROCESS, given)
         ranks: list[_Rank] = []
         try:
             for place in placed:
@@ -99,7 +102,7 @@ class LocalLauncher(Launcher):
                     interface=interface,
                     timeout_s=self._horovod_timeout_s,
                 )
-                environment = {**_thread_shares(num_proc), **os.environ, **self._env, **variables}
+                environment = {**given, **threads, **variables}
                 ranks.append(_start(folder, place.rank, environment))
             yield ranks
         finally:
@@ -195,9 +198,3 @@ def _stop(ranks: Sequence[_Rank]) -> None:
 def _signal(rank: _Rank, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):  # the whole group has ended: what was wanted
         os.killpg(rank.process.pid, number)
-
-
-def _thread_shares(num_proc: int) -> dict[str, str]:
-    # Each rank would otherwise take every core for its own threads.
-    share = str(max(1, (os.cpu_count() or 1) // num_proc))
-    return {"OMP_NUM_THREADS": share, "NUMBA_NUM_THREADS": share}

@@ -1,14 +1,17 @@
 """What launchers need of a Spark session, classic or Connect: slots, the driver's Python, jobs that can be stopped."""
 
+import os
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from hvdspark_launch.errors import LaunchError, StartTimeout, TooFewSlots
+from hvdspark_launch.spark_gpus import gpus_of_executor, gpus_of_task
+from hvdspark_launch.threads import Threads
 
 __all__ = ["SparkSide"]
 
@@ -64,7 +67,20 @@ class SparkSide:
                 "start the session with spark.dynamicAllocation.enabled=false and a fixed spark.executor.instances"
             )
 
-    def check_slots(self, num_proc: int, start_timeout_s: float) -> None:
+    def threads(self, env: Mapping[str, str]) -> Threads:
+        """Return what is known here of the threads that ranks may use.
+
+        Parameters
+        ----------
+        env : mapping
+            What the user gives to all ranks.
+        """
+        own = env.get("OMP_NUM_THREADS") or self._spark.conf.get("spark.executorEnv.OMP_NUM_THREADS", None)
+        if own is None and self.is_local:
+            own = os.environ.get("OMP_NUM_THREADS")  # elsewhere ranks do not run in the driver's environment
+        return Threads(own, int(self._spark.conf.get("spark.task.cpus", None) or 0) or None)
+
+    def check_slots(self, num_proc: int, start_timeout_s: float, profile: Any = None) -> None:
         """Refuse more ranks than the cluster can run at once; does nothing under Connect, which cannot tell.
 
         Parameters
@@ -73,6 +89,8 @@ class SparkSide:
             Ranks asked for.
         start_timeout_s : float
             How long to wait for the first executor of a session that has just started.
+        profile : pyspark.resource.ResourceProfile, optional
+            What each task asks for; None: what the session says.
 
         Raises
         ------
@@ -84,15 +102,16 @@ class SparkSide:
         """
         if self.is_connect:
             return
-        patience_s = 0.0 if self.is_local else start_timeout_s if self._asked_for() >= num_proc else _SLOTS_PATIENCE_S
+        enough = self._asked_for(profile) >= num_proc
+        patience_s = 0.0 if self.is_local else start_timeout_s if enough else _SLOTS_PATIENCE_S
         begin = changed = time.monotonic()
         seen = 0
-        while (slots := self._slots()) < num_proc:
+        while (slots := self._slots(profile)) < num_proc:
             now = time.monotonic()
             if slots != seen:
                 seen, changed = slots, now
             if slots and now - changed >= patience_s:
-                raise TooFewSlots(num_proc, slots, self._advice(num_proc))
+                raise TooFewSlots(num_proc, slots, self._advice(num_proc, profile))
             if not slots and now - begin > start_timeout_s:
                 raise StartTimeout(
                     f"the cluster gave the session no executor within {start_timeout_s:g} s; look at the master's page "
@@ -100,11 +119,12 @@ class SparkSide:
                 )
             time.sleep(_POLL_S)
 
-    def _slots(self) -> int:
+    def _slots(self, profile: Any = None) -> int:
         context = self._spark.sparkContext._jsc.sc()
-        return int(context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile()))
+        default = context.resourceProfileManager().defaultResourceProfile()
+        return int(context.maxNumConcurrentTasks(default if profile is None else profile._java_resource_profile))
 
-    def _asked_for(self) -> int:
+    def _asked_for(self, profile: Any) -> int:
         """Return how many tasks could run at once if all executors came that the session asked for; 0: not known."""
 
         def number(key: str, default: float) -> float:
@@ -115,17 +135,20 @@ class SparkSide:
         executors = number("spark.executor.instances", 2 if manager.startswith(("yarn", "k8s")) else 0)
         cpus = number("spark.task.cpus", 1)
         of_executor = number("spark.executor.cores", 1) // cpus
-        if gpus := number("spark.task.resource.gpu.amount", 0):
-            of_executor = min(of_executor, number("spark.executor.resource.gpu.amount", 0) // gpus)
+        if gpus := gpus_of_task(self._spark) if profile is None else 1:
+            of_executor = min(of_executor, gpus_of_executor(self._spark) // gpus)
         limit = number("spark.cores.max", 0) // cpus
         tasks = executors * of_executor
         return int(min(tasks, limit) if executors and limit else tasks or limit)
 
-    def _advice(self, num_proc: int) -> str:
+    def _advice(self, num_proc: int, profile: Any) -> str:
         if self.is_local:
             return f'start the session with .master("local[{num_proc}]"), or ask for fewer ranks'
+        reason = ""
+        if profile is not None or gpus_of_task(self._spark):
+            reason = "each rank takes a GPU of its own: train on the CPU, or "
         return (
-            "give the session more executors or cores (spark.executor.instances, spark.executor.cores, "
+            f"{reason}give the session more executors or cores (spark.executor.instances, spark.executor.cores, "
             "spark.cores.max; GPUs: spark.executor.resource.gpu.amount), or ask for fewer ranks"
         )
 
