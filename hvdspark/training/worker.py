@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -15,6 +12,7 @@ from hvdspark.errors import ConfigurationError
 from hvdspark.events import EventLog
 from hvdspark.training.job import Job, RankReport
 from hvdspark.training.loop import Trainer
+from hvdspark.training.place import occupied, take_place
 from hvdspark.training.sharing import SharingOptions
 
 __all__ = ["WEIGHTS_FILE", "work"]
@@ -40,9 +38,10 @@ def work(job: Job) -> RankReport:
         _check_local_ranks(job, world)
         if isinstance(job.sharing, SharingOptions) and job.sharing.encoding_debug_mode:
             _show_encoding_lines()
-        with _own_share_of_threads(world) as num_threads:
+        device, num_threads = take_place(job.device, world)
+        with occupied(device, num_threads):
             torch.manual_seed(job.seed + world.rank)
-            trainer = Trainer(job, world, events, _device(job.device, world), num_threads)
+            trainer = Trainer(job, world, events, device, num_threads)
             report = trainer.train()
             if world.rank == 0:
                 _save_weights(job)
@@ -56,35 +55,6 @@ def _check_local_ranks(job: Job, world: Collective) -> None:
             f"workers_per_node={job.max_local_ranks}, but {world.local_size} ranks run on {world.host}: "
             "lower num_workers, or spread the executors over more hosts"
         )
-
-
-def _device(name: str, world: Collective) -> torch.device:
-    """Choose a rank's device: the GPU that the launcher was given for it, else one by local rank, else the CPU."""
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if name not in ("auto", "cuda"):
-        return torch.device(name)
-    if not torch.cuda.is_available():
-        raise ConfigurationError(f"device={name!r}, but torch sees no GPU on {world.host}")
-    index = int(os.environ.get("HVDSPARK_GPU_ADDRESS", world.local_rank))
-    if index >= torch.cuda.device_count():
-        raise ConfigurationError(
-            f"rank {world.rank} on {world.host} would use GPU {index}, but there are {torch.cuda.device_count()}: "
-            "one process per GPU; lower num_workers or ask Spark for one GPU a task"
-        )
-    return torch.device("cuda", index)
-
-
-@contextmanager
-def _own_share_of_threads(world: Collective) -> Iterator[int]:
-    """Give each rank of a host its share of the cores; put torch's setting back, since Spark reuses its workers."""
-    before = torch.get_num_threads()
-    share = max(1, len(os.sched_getaffinity(0)) // world.local_size)
-    torch.set_num_threads(share)
-    try:
-        yield share
-    finally:
-        torch.set_num_threads(before)
 
 
 def _show_encoding_lines() -> None:
