@@ -14,8 +14,9 @@ from hvdspark import storage
 from hvdspark.config import Configuration
 from hvdspark.data import ColumnPlan, Manifest, Table, stage
 from hvdspark.errors import ConfigurationError, DataError, RankMismatch
-from hvdspark.masters.placement import LAUNCHERS, absolute, choose_launcher, count_workers, open_run_directory
+from hvdspark.masters.placement import LAUNCHERS, absolute, choose_launcher, open_run_directory
 from hvdspark.masters.progress import ProgressBar
+from hvdspark.masters.workers import count_workers
 from hvdspark.network import Network
 from hvdspark.stats import RankStats, TrainingStats
 from hvdspark.training import Job, RankReport, Sharing, TrainingResult, work
@@ -40,8 +41,10 @@ class TrainingMaster(Configuration, abc.ABC):
     num_workers : int, optional
         Ranks. None: hosts x `workers_per_node`.
     workers_per_node : int
-        Ranks a host; -1: one for each of its GPUs, else one. Where `num_workers` is given too, a positive number is a
-        limit, checked when the ranks meet.
+        Ranks a host; -1: one for each of its GPUs, else one. Its GPUs are those of its executors
+        (spark.executor.resource.gpu.amount), on a local master those that torch sees; none with `device="cpu"`. Where
+        `num_workers` is given too, a positive number is a limit, checked when the ranks meet. The ranks of a host
+        share its cores: see `BarrierLauncher`.
     transport : {"horovod"}
         What carries the messages between ranks.
     launcher : {"barrier", "horovod_spark", "local"} or Launcher
@@ -53,7 +56,9 @@ class TrainingMaster(Configuration, abc.ABC):
     rng_seed : int, optional
         Decides the order of examples and the ranks' random numbers. None: drawn, and recorded in the result.
     device : str
-        "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:0".
+        "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:0". Under "auto" and "cuda" a rank takes the GPU that
+        Spark gave its task, else one by its place on the host. Two ranks on one GPU are refused. Where Spark gave a GPU
+        that torch does not see, "auto" goes on on the CPU, with a warning, and the others are refused.
     """
 
     batch_size_per_worker: int = Field(gt=0)
@@ -142,8 +147,8 @@ class TrainingMaster(Configuration, abc.ABC):
         network.check_portable()
         if validation is not None:
             _check_same_labels(train.plan, validation.plan)
-        num_workers = count_workers(spark, self.num_workers, self.workers_per_node)
-        launcher = choose_launcher(self.launcher, spark)
+        launcher = choose_launcher(self.launcher, spark, self.device)
+        num_workers = self.num_workers or count_workers(spark, launcher, self.workers_per_node, self.device)
         launcher.check(num_workers)
         with open_run_directory(spark, run_directory) as directory:
             parent = directory if self.export_directory is None else absolute(self.export_directory)

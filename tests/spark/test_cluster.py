@@ -15,7 +15,8 @@ import numpy as np, torch
 from pyspark.sql import SparkSession
 from hvdspark import Network, SharedTrainingMaster, SparkMultiLayer
 from hvdspark.errors import ConfigurationError
-from hvdspark.masters.placement import count_workers
+from hvdspark.masters.workers import count_workers
+from hvdspark_launch import BarrierLauncher
 
 if __name__ == "__main__":
     spark = (SparkSession.builder.master("local-cluster[2,1,1024]").config("spark.ui.enabled", "false")
@@ -41,8 +42,8 @@ if __name__ == "__main__":
     # The driver under another name than the executors: its host is no worker.
     spark = (SparkSession.builder.master("local-cluster[2,1,1024]").config("spark.ui.enabled", "false")
              .config("spark.driver.host", "localhost").getOrCreate())
-    spark.range(4, numPartitions=4).count()
-    print("workers", count_workers(spark, None, -1), count_workers(spark, None, 2), flush=True)
+    barrier = BarrierLauncher(spark)  # it waits for the executors, which have not come yet
+    print("workers", count_workers(spark, barrier, -1, "auto"), count_workers(spark, barrier, 2, "auto"), flush=True)
     spark.stop()
 """
 

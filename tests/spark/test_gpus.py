@@ -1,0 +1,178 @@
+"""One process per GPU, on clusters of real executors whose GPUs are a script's invention."""
+
+import re
+import sys
+
+import cloudpickle
+import pytest
+import torch
+
+from contracts.processes import launched
+from hvdspark.errors import ConfigurationError
+from hvdspark.masters.workers import count_workers
+from hvdspark_launch import BarrierLauncher, HorovodSparkLauncher, InlineLauncher, LocalLauncher
+from hvdspark_launch.outcome import Outcome
+from hvdspark_launch.spark_gpus import profile_of_one_gpu
+
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(120)]
+
+# Each worker that asks gets the next card, as on a host whose workers each own one.
+DISCOVERY = """#!/bin/sh
+n=0
+while ! mkdir "$0-$n" 2>/dev/null; do n=$((n + 1)); done
+echo "{\\"name\\": \\"gpu\\", \\"addresses\\": [\\"$n\\"]}"
+"""
+
+SCRIPT = """
+import functools, logging, os, sys
+import torch
+from pyspark.sql import SparkSession
+from hvdspark import Network, SharedTrainingMaster, SparkMultiLayer
+from hvdspark.masters.placement import choose_launcher
+from hvdspark.masters.workers import count_workers
+from hvdspark_launch import BarrierLauncher, HorovodSparkLauncher
+
+folder = sys.argv[1]
+
+def session(master, **more):
+    options = {"ui.enabled": "false", "ui.showConsoleProgress": "false", "executor.resource.gpu.amount": "1",
+               "worker.resource.gpu.amount": "1", "worker.resource.gpu.discoveryScript": folder + "/discover", **more}
+    builder = SparkSession.builder.master(master)
+    for name, value in options.items():
+        builder = builder.config("spark." + name, value)
+    return builder.getOrCreate()
+
+def fit(spark, **options):
+    table = spark.createDataFrame([([float(i), 1.0], i % 2) for i in range(40)], "features array<float>, label int")
+    network = Network(torch.nn.Linear(2, 2), torch.nn.CrossEntropyLoss(), functools.partial(torch.optim.SGD, lr=0.01))
+    master = SharedTrainingMaster(batch_size_per_worker=10, **options)
+    name = "-".join(str(value) for value in options.values())
+    return SparkMultiLayer(spark, network, master).fit(table, run_directory=f"{folder}/run-{name}")
+
+def say(what, call):
+    try:
+        print(what, call(), flush=True)
+    except Exception as error:
+        print(what, type(error).__name__, str(error).splitlines()[0], flush=True)
+
+def place():
+    return os.environ.get("HVDSPARK_GPU_ADDRESS"), os.environ["OMP_NUM_THREADS"]
+
+def own_profile():
+    spark = session("local-cluster[2,2,1024]", **{"task.resource.gpu.amount": "1", "task.cpus": "2"})
+    say("places", lambda: sorted(BarrierLauncher(spark).run(place, 2)))
+    say("horovod.spark.run", lambda: sorted(HorovodSparkLauncher(spark).run(place, 2)))
+    spark.stop()
+
+def stage_profile():
+    spark = session("local-cluster[2,2,1024]", **{"executorEnv.OMP_NUM_THREADS": "3"})
+    # The first fit of a session: its executors are still to come.
+    say("a GPU each", lambda: len(fit(spark, device="auto").stats.ranks))
+    say("insisting", lambda: fit(spark, device="cuda", num_workers=2))
+    say("places", lambda: sorted(BarrierLauncher(spark).run(place, 2)))
+    say("without", lambda: BarrierLauncher(spark, gpus=False).run(place, 2))
+    for device in ("auto", "cuda:0", "cpu"):
+        launcher = choose_launcher("barrier", spark, device)
+        say("ranks on " + device, lambda: count_workers(spark, launcher, -1, device))
+        say("three on " + device, lambda: launcher.check(3))
+    manager = spark.sparkContext._jsc.sc().resourceProfileManager()
+    say("no second profile", lambda: manager.resourceProfileFromId(2))
+    spark.stop()
+
+if __name__ == "__main__":
+    logging.basicConfig(format="LOG %(message)s")
+    globals()[sys.argv[2]]()
+"""
+
+
+def said(tmp_path, part):
+    """Run one part of the script; return its output."""
+    (tmp_path / "discover").write_text(DISCOVERY)
+    (tmp_path / "discover").chmod(0o755)
+    (tmp_path / "gpus.py").write_text(SCRIPT)
+    variables = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    code, output = launched("none", 1, tmp_path / "gpus.py", str(tmp_path), part, **variables)
+    assert code == 0, output
+    return output
+
+
+def test_the_sessions_own_profile_gives_each_rank_its_gpu_and_cores(tmp_path):
+    output = said(tmp_path, "own_profile")
+    assert "places [('0', '2'), ('1', '2')]\n" in output, output
+    assert "horovod.spark.run [('0', '2'), ('1', '2')]\n" in output, output
+
+
+def test_the_stage_asks_for_gpus_where_the_session_does_not(tmp_path):
+    output = said(tmp_path, "stage_profile")
+    for words in (
+        "a GPU each 2\n",
+        "although Spark gave it GPU",
+        "places [('0', '3'), ('1', '3')]\n",
+        "without [(None, '3'), (None, '3')]\n",
+        "ranks on auto 2\nthree on auto TooFewSlots 3 ranks were asked for, but only 2 tasks can run at once; each ",
+        "ranks on cuda:0 2\nthree on cuda:0 TooFewSlots",
+        "ranks on cpu 1\nthree on cpu None\n",
+        "no second profile Py4JJavaError",
+    ):
+        assert words in output, output
+    # Each rank says so, in its executor's log.
+    assert re.search(r"insisting RankFailed .*torch sees no GPU on rank 0 on", output), output
+
+
+class Session:
+    """A real session whose configuration asks for GPUs."""
+
+    def __init__(self, spark, executor, task):
+        self.sparkContext = spark.sparkContext
+        self._found = {"spark.executor.resource.gpu.amount": executor, "spark.task.resource.gpu.amount": task}
+        self._spark = spark
+        self.conf = self
+
+    def get(self, key, default=None):
+        return self._found.get(key) or self._spark.conf.get(key, default)
+
+
+@pytest.mark.parametrize(("executor", "task"), [("1", None), ("2", "0.5"), ("2", "2")])
+def test_where_spark_cannot_a_warning_says_why(spark, caplog, executor, task):
+    launcher = BarrierLauncher(Session(spark, executor, task))
+    launcher.check(2)
+    launcher.check(2)
+    assert len(caplog.records) == 1
+    assert "TaskResourceProfiles are only supported for Standalone, Yarn and Kubernetes" in caplog.text
+    BarrierLauncher(Session(spark, executor, task), gpus=False).check(2)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("executor", "task"), [(None, None), ("4", "1")])
+def test_nothing_is_asked_for_where_nothing_is_missing(spark, caplog, executor, task):
+    assert profile_of_one_gpu(Session(spark, executor, task)) is None
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("gpus", "task", "warned"), [(True, None, True), (False, None, False), (True, "1", False)])
+def test_horovods_own_launcher_says_that_it_cannot_ask(spark, monkeypatch, caplog, gpus, task, warned):
+    outcome = Outcome(0, "a", ok=True, time=0.0, payload=cloudpickle.dumps(None))
+    monkeypatch.setattr(HorovodSparkLauncher, "_outcomes", lambda *_: [outcome])
+    launcher = HorovodSparkLauncher(Session(spark, "1", task), gpus=gpus)
+    launcher.run(len, 1)
+    assert ("horovod.spark.run cannot ask for GPUs" in caplog.text) == warned
+
+
+def test_ranks_of_this_host_where_none_are_named(spark, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    for launcher in (BarrierLauncher(spark), LocalLauncher()):
+        assert count_workers(spark, launcher, -1, "auto") == 3
+        assert count_workers(spark, launcher, 2, "auto") == 2
+        assert count_workers(spark, launcher, -1, "cpu") == 1
+    assert count_workers(spark, InlineLauncher(), -1, "auto") == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert count_workers(spark, LocalLauncher(), -1, "auto") == 1
+
+
+def test_hosts_that_come_and_go_are_not_counted():
+    class Elastic:
+        conf = {"spark.master": "yarn", "spark.dynamicAllocation.enabled": "true"}  # noqa: RUF012
+
+    launcher = HorovodSparkLauncher.__new__(HorovodSparkLauncher)
+    with pytest.raises(ConfigurationError, match=r"num_workers must be given while spark\.dynamicAllocation"):
+        count_workers(Elastic(), launcher, -1, "auto")
