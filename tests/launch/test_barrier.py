@@ -153,10 +153,10 @@ echo '{"name": "gpu", "addresses": ["0", "1"]}'
 GPU_SCRIPT = """
 import os, sys
 from pyspark.sql import SparkSession
-from hvdspark_launch import BarrierLauncher
+from hvdspark_launch import BarrierLauncher, HorovodSparkLauncher
 
-def address():
-    return os.environ.get("HVDSPARK_GPU_ADDRESS")
+def place():
+    return os.environ.get("HVDSPARK_GPU_ADDRESS"), os.environ["OMP_NUM_THREADS"]
 
 if __name__ == "__main__":
     spark = (SparkSession.builder.master(sys.argv[2]).config("spark.ui.enabled", "false")
@@ -166,12 +166,15 @@ if __name__ == "__main__":
              .config("spark.executor.resource.gpu.amount", "2")
              .config("spark.executor.resource.gpu.discoveryScript", sys.argv[1])
              .config("spark.task.resource.gpu.amount", "1")
+             .config("spark.task.cpus", "2")
              .config("spark.executorEnv.PYSPARK_PYTHON", sys.executable)
              .getOrCreate())
     try:
-        print("addresses", sorted(BarrierLauncher(spark).run(address, 2)), flush=True)
+        print("places", sorted(BarrierLauncher(spark).run(place, 2)), flush=True)
+        print("horovod.spark.run", sorted(HorovodSparkLauncher(spark).run(place, 2)), flush=True)
     except Exception as error:
         print(type(error).__name__, error, flush=True)
+    spark.stop()
 """
 
 
@@ -179,11 +182,14 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("master", "words"),
     [
-        ("local-cluster[1,2,1024]", "addresses ['0', '1']"),
-        ("local-cluster[2,1,1024]", "LaunchError two ranks of a host have the same GPU"),  # both workers give out GPU 0
+        (
+            "local-cluster[1,4,1024]",
+            "places [('0', '2'), ('1', '2')]\nhorovod.spark.run [('0', '2'), ('1', '2')]\n",
+        ),
+        ("local-cluster[2,2,1024]", "LaunchError two ranks of a host have the same GPU"),  # both workers give out GPU 0
     ],
 )
-def test_gpus_of_spark_are_named_to_ranks_and_never_shared(tmp_path, master, words):
+def test_gpus_and_cores_of_spark_are_named_to_ranks_and_never_shared(tmp_path, master, words):
     (tmp_path / "discover").write_text(DISCOVERY)
     (tmp_path / "discover").chmod(0o755)
     (tmp_path / "gpus.py").write_text(GPU_SCRIPT)
