@@ -26,7 +26,7 @@ def refused(kind, call):
         print("refused", kind.__name__, str(error).splitlines()[0], repr(error.__cause__), flush=True)
 
 if __name__ == "__main__":
-    spark = SparkSession.builder.remote("local[2]").getOrCreate()
+    spark = SparkSession.builder.remote("local[2]").config("spark.executor.resource.gpu.amount", "1").getOrCreate()
     x = np.random.default_rng(0).normal(size=(300, 6))
     rows = [(row.tolist(), int(row[:3].argmax())) for row in x]
     table = spark.createDataFrame(rows, "features array<float>, label int")
@@ -64,3 +64,5 @@ def test_fit_evaluate_predict_and_what_is_refused(tmp_path):
         "again [4, 4]",
     ):
         assert words in done.stdout, done.stdout + done.stderr[-3000:]
+    # A local server has no GPUs to give; a warning says so, and ranks run all the same.
+    assert "Spark refuses to give each rank a GPU of its own" in done.stderr, done.stderr[-3000:]
