@@ -7,7 +7,7 @@
     decode_into([message, other], out, scale=0.5)    # out += 0.5 * each, in order
 """
 
-from hvdspark.codec.decoder import decode_into
+from hvdspark.codec.decoder import decode_into, read_codes
 from hvdspark.codec.encoder import Encoder
 from hvdspark.codec.groups import Groups
 from hvdspark.codec.inspection import EncodingRecord, Magnitudes
@@ -49,6 +49,7 @@ __all__ = [
     "ThresholdAlgorithm",
     "ThresholdState",
     "decode_into",
+    "read_codes",
     "read_groups",
     "read_header",
 ]

@@ -15,7 +15,7 @@ from hvdspark.codec.message import Checked, Expected, Message, check
 from hvdspark.errors import ConfigurationError, MessageError, NonFiniteError
 from hvdspark_kernels import threads
 
-__all__ = ["decode_into"]
+__all__ = ["decode_into", "read_codes"]
 
 _Item = TypeVar("_Item")
 _BYTES = 1 << 17  # of messages that are worth waking a thread for
@@ -73,6 +73,23 @@ def decode_into(
             ends, values = _runs(checked[first:last], scales[first:last])
             begins = np.array(starts[first:last], np.int64) - starts[first]
             add_codes(codes[starts[first] : starts[last]], ends, values, begins)
+
+
+def read_codes(message: Message, n: int) -> NDArray[np.int32]:
+    """Read the codes of a message: what was sent of `n` elements.
+
+    Returns
+    -------
+    ``[count] int32``
+        Signed one-based indices, rising in magnitude; none of a dense message, which has no codes.
+
+    Raises
+    ------
+    MessageError
+        As `decode_into`.
+    """
+    checked = check(message, n)
+    return _read_codes([checked], [(0, 1)], 1)[0]
 
 
 def _parts(messages: Sequence[Message], num_threads: int | None) -> list[tuple[int, int]]:

@@ -249,6 +249,7 @@ class _Runtime:
             )
         takes_mpi = launch.kind != "gloo" and os.environ.get("HOROVOD_CONTROLLER") != "gloo"
         has_mpi4py = takes_mpi and _import_mpi_if_present()
+        os.environ.setdefault("HOROVOD_DYNAMIC_PROCESS_SETS", "1")  # for local() and leaders(); see docs/adr/0010
         try:
             hvd.init()
         except ValueError as error:

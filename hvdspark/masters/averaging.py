@@ -25,6 +25,8 @@ class ParameterAveragingTrainingMaster(TrainingMaster):
     averaging_frequency : int or pairs of int
         Steps between averagings; or a schedule: ``((0, 1), (500, 10))`` averages every step up to 500, every ten from
         there on. What is left over is averaged at the end of each epoch: nothing is skipped.
+    aggregation_depth : {1, 2}
+        1: all ranks at once; 2: where there are several hosts and one of them has several ranks, host by host.
     save_updater : bool
         Average the optimizer's own state (momentum, second moments) as well.
     outer_optimizer : Nesterov, optional
@@ -35,6 +37,7 @@ class ParameterAveragingTrainingMaster(TrainingMaster):
 
     batch_size_per_worker: int = Field(default=16, gt=0)
     averaging_frequency: int | tuple[tuple[int, int], ...] = 5
+    aggregation_depth: int = 2
     save_updater: bool = True
     outer_optimizer: Nesterov | None = None
     worker_prefetch_num_batches: int = Field(default=0, ge=0)
@@ -48,6 +51,7 @@ class ParameterAveragingTrainingMaster(TrainingMaster):
         """Return how the ranks share what they learn."""
         return AveragingOptions(
             averaging_frequency=self.averaging_frequency,
+            aggregation_depth=self.aggregation_depth,
             save_updater=self.save_updater,
             outer_optimizer=self.outer_optimizer,
         )

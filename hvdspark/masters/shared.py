@@ -44,6 +44,9 @@ class SharedTrainingMaster(TrainingMaster):
         takes ten from step 500 on. What is left over is exchanged at the end of each epoch.
     outer_optimizer : Nesterov, optional
         Outer momentum on the agreed difference.
+    topology : {"auto", "flat", "hosts"}
+        "hosts": the ranks of a host sum what they have and encode once for it; "flat": every rank codes; "auto": by
+        host, where there are several and one of them has several ranks.
     encoding_debug_mode : bool
         Record density, threshold and percentiles of what is encoded, at every step and on every rank: as log lines of
         the workers, and as events of kind ``encoding`` in the run directory.
@@ -59,6 +62,7 @@ class SharedTrainingMaster(TrainingMaster):
     momentum_masking: Literal["auto", True, False] = "auto"
     local_steps: int | tuple[tuple[int, int], ...] = 1
     outer_optimizer: Nesterov | None = None
+    topology: Literal["auto", "flat", "hosts"] = "auto"
     encoding_debug_mode: bool = False
 
     @model_validator(mode="after")
@@ -79,5 +83,6 @@ class SharedTrainingMaster(TrainingMaster):
             momentum_masking=self.momentum_masking,
             local_steps=self.local_steps,
             outer_optimizer=self.outer_optimizer,
+            topology=self.topology,
             encoding_debug_mode=self.encoding_debug_mode,
         )

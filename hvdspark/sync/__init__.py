@@ -1,6 +1,6 @@
 """The synchronisers: optimizers whose steps all ranks share."""
 
-from hvdspark.sync.averaging import ParameterAveraging
+from hvdspark.sync.averaging import ParameterAveraging, check_aggregation_depth
 from hvdspark.sync.base import Exchange, SyncReport, compared
 from hvdspark.sync.flat import FlatParameters, mean_buffers_
 from hvdspark.sync.options import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, CodecOptions, check_options
@@ -23,6 +23,7 @@ __all__ = [
     "SharedUpdates",
     "SyncReport",
     "Synchroniser",
+    "check_aggregation_depth",
     "check_options",
     "checked_local_steps",
     "compared",

@@ -21,7 +21,22 @@ from hvdspark.sync.rules import Rules
 from hvdspark.sync.synchroniser import Synchroniser
 from hvdspark.sync.updater import UpdaterAverage
 
-__all__ = ["ParameterAveraging"]
+__all__ = ["ParameterAveraging", "check_aggregation_depth"]
+
+
+def check_aggregation_depth(depth: object) -> None:
+    """Refuse what is neither 1 nor 2.
+
+    Raises
+    ------
+    ConfigurationError
+        Saying why.
+    """
+    if isinstance(depth, bool) or depth not in (1, 2):
+        raise ConfigurationError(
+            f"aggregation_depth: 1 or 2 is needed, not {depth!r}: the storeys are ranks and hosts, and between hosts "
+            "the transport's allreduce is a ring or a tree by itself"
+        )
 
 
 class ParameterAveraging(Synchroniser):
@@ -37,6 +52,9 @@ class ParameterAveraging(Synchroniser):
     averaging_frequency : int or pairs of int
         Steps between averagings; or a schedule such as ``((0, 1), (500, 10))``: 1, from step 500 on 10. Steps that are
         left over when training ends are averaged by `synchronise`: nothing is skipped.
+    aggregation_depth : {1, 2}
+        1: all ranks at once; 2: where there are several hosts and one of them has several ranks, the ranks of a host
+        come together first, and the hosts' first ranks meet for them.
     save_updater : bool
         Average the optimizer's own state as well (momentum, second moments), weighted like the weights; what is a count
         there must be equal on all ranks. False: each rank keeps its own.
@@ -61,6 +79,7 @@ class ParameterAveraging(Synchroniser):
         collective: Collective,
         *,
         averaging_frequency: LocalSteps = 5,
+        aggregation_depth: int = 2,
         save_updater: bool = True,
         outer_optimizer: Nesterov | None = None,
         named_parameters: Iterable[tuple[str, nn.Parameter]] | None = None,
@@ -68,18 +87,26 @@ class ParameterAveraging(Synchroniser):
     ) -> None:
         if not isinstance(save_updater, bool):
             raise ConfigurationError(f"save_updater: True or False is needed, not {save_updater!r}")
+        check_aggregation_depth(aggregation_depth)
         self._save_updater = save_updater
         schedule = checked_local_steps(averaging_frequency, "averaging_frequency")
-        rules = Rules(schedule=schedule, outer=outer_optimizer, verify_every=verify_every)
+        rules = Rules(
+            schedule=schedule,
+            outer=outer_optimizer,
+            topology="auto" if aggregation_depth == 2 else "flat",
+            verify_every=verify_every,
+        )
         super().__init__(optimizer, collective, rules, {"save_updater": save_updater}, named_parameters)
 
     def _open(
         self, run_id: int, named: list[tuple[str, nn.Parameter]]
     ) -> tuple[Exchange, Sequence[Callable[[float], None]]]:
         del run_id  # no message carries it
-        exchange = DenseExchange(self._collective, self._flat.n, self._phases)
+        exchange = DenseExchange(self._collective, self._flat.n, self._phases, self._hosts)
         if not self._save_updater or self._collective.size == 1:
             return exchange, ()
         names = [name for name, _, _ in self._flat.names(named)]
-        average = UpdaterAverage(self._collective, self._optimizer, self._flat.parameters, names, self._phases)
+        average = UpdaterAverage(
+            self._collective, self._optimizer, self._flat.parameters, names, self._phases, self._hosts
+        )
         return exchange, (average.average,)

@@ -96,6 +96,8 @@ class SyncReport:
         How often the ranks have come to agree: as often as they stepped, but for `local_steps` above 1.
     bytes_sent : int
         Bytes of this rank's own messages, padding and the exchange of counts and checksums included.
+    local_bytes : int
+        Where ranks of a host come together first: what this rank handed to them, beside `bytes_sent`.
     dense_bytes : int
         4 x parameters x steps: what a dense exchange every step would have carried.
     density : float
@@ -111,6 +113,7 @@ class SyncReport:
     steps: int
     exchanges: int
     bytes_sent: int
+    local_bytes: int
     dense_bytes: int
     density: float
     threshold: float

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hvdspark.codec import Encoder, EncodingRecord, Expected, Stamp, decode_into, read_header
+from hvdspark.codec import Encoder, EncodingRecord, Expected, Stamp, decode_into, read_codes, read_header
 from hvdspark.collectives import Collective
-from hvdspark.errors import ConfigurationError, RankLost, UnsupportedError
+from hvdspark.errors import ConfigurationError, RankLost, RankMismatch, UnsupportedError
 from hvdspark.sync.base import Exchange, Vector
+from hvdspark.sync.hosts import Hosts
 from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
 
@@ -38,6 +39,8 @@ class CodedExchange(Exchange):
         Where the time is counted.
     num_threads : int, optional
         Threads of the decoder; None: as many as this process may use.
+    hosts : Hosts, optional
+        The ranks of a host sum what they have, and its first rank encodes for them. None: every rank does.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class CodedExchange(Exchange):
         run_id: int,
         phases: Phases,
         num_threads: int | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
         self.device = torch.device(encoder.device)
         self._collective = collective
@@ -54,33 +58,79 @@ class CodedExchange(Exchange):
         self._run_id = run_id
         self._phases = phases
         self._num_threads = num_threads
+        self._hosts = hosts
+        self._senders = list(range(collective.size)) if hosts is None else hosts.leaders
+        self._place = collective.rank if hosts is None else hosts.place
+        self._is_sender = hosts is None or hosts.is_leader
+        self._scratch: Vector | None = None
+        self._own: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._sent = 0
         self._density_sum = 0.0
 
     @property
     def residual(self) -> Vector:  # type: ignore[override]  # the encoder owns it
-        """What is kept back, `[n] float32`."""
+        """What is kept back, `[n] float32`; by the first rank of a host for all of them."""
         residual: Vector = self._encoder.residual
         return residual
 
     @property
     def sent(self) -> NDArray[np.int32]:  # type: ignore[override]  # the encoder owns it
-        """What this rank last sent, `[count] int32`."""
-        return self._encoder.sent
+        """What this rank, or its host, last sent, `[count] int32`."""
+        return self._encoder.sent if self._is_sender else read_codes(self._own, self._encoder.n)
 
     def add_total(self, vector: Vector, out: Vector, scale: float, *, part: Part) -> None:
         """Do ``out += scale * sum_r decoded_r``; what was not sent of `vector` stays in the residual."""
-        self._exchange(lambda stamp: self._encoder.encode(vector, stamp), out, scale, part)
+        if self._hosts is None:
+            self._exchange(lambda stamp: self._encoder.encode(vector, stamp), out, scale, part)
+            return
+        together, problem = self._sum_inside(self._hosts, vector, part)
+
+        def encode(stamp: Stamp) -> NDArray[np.uint8]:
+            if problem:
+                raise RankMismatch(problem)
+            return self._encoder.encode(vector, stamp)
+
+        self._exchange(encode, out, scale, together)
 
     def add_difference(self, before: Vector, after: Vector, out: Vector, scale: float, *, part: Part) -> None:
         """Do ``out += scale * sum_r decoded_r`` for the coded differences ``before - after_r``."""
-        self._exchange(lambda stamp: self._encoder.encode_difference(before, after, stamp), out, scale, part)
+        if self._hosts is None:
+            self._exchange(lambda stamp: self._encoder.encode_difference(before, after, stamp), out, scale, part)
+        else:
+            self.add_total(self._difference(before, after), out, scale, part=part)
+
+    def _difference(self, before: Vector, after: Vector) -> Vector:
+        if not isinstance(before, np.ndarray):
+            return before - after
+        if self._scratch is None:
+            self._scratch = np.empty_like(before)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused by its place
+            return np.subtract(before, after, out=self._scratch)
+
+    def _sum_inside(self, hosts: Hosts, vector: Vector, part: Part) -> tuple[Part, str]:
+        """Bring the ranks of this host together; return their part, and what is wrong with it."""
+        with self._phases.timed("sum inside"):
+            numbers = np.array([part.examples or 0, part.examples is None, 1], np.int64)
+            hosts.sum_inside(numbers)
+            if isinstance(vector, np.ndarray):
+                hosts.sum_inside(vector)
+            else:
+                copy = vector.cpu()
+                hosts.sum_inside(copy.numpy())
+                vector.copy_(copy)
+        examples, uncounted, ranks = numbers.tolist()
+        if uncounted == 0:
+            return Part(examples, part.total), ""
+        if uncounted == ranks:
+            return Part(), ""
+        where = f"{uncounted} of {ranks} ranks of {self._collective.host}"
+        return Part(), f"step(examples=...) must be given on all ranks or on none: {where} did not give it"
 
     def _exchange(self, encode: Callable[[Stamp], NDArray[np.uint8]], out: Vector, scale: float, part: Part) -> None:
-        message, failure = self._encoded(encode, part)
+        message, failure = self._encoded(encode, part) if self._is_sender else (np.empty(0, np.uint8), None)
         try:
             with self._phases.timed("exchange"):
-                messages = self._collective.allgather(message if failure is None else _notice(failure))
+                messages = self._ranks.allgather(message if failure is None else _notice(failure))
             if failure is not None:
                 raise failure
             with self._phases.timed("decode"):
@@ -90,8 +140,13 @@ class CodedExchange(Exchange):
                 self._encoder.put_back(message)
             raise
         self._encoder.agree(messages)
+        self._own = messages[self._place]
         self._sent += 1
-        self._density_sum += read_header(message).count / self._encoder.n
+        self._density_sum += read_header(self._own).count / self._encoder.n
+
+    @property
+    def _ranks(self) -> Collective | Hosts:
+        return self._collective if self._hosts is None else self._hosts
 
     def _encoded(
         self, encode: Callable[[Stamp], NDArray[np.uint8]], part: Part
@@ -99,13 +154,13 @@ class CodedExchange(Exchange):
         """Return the message (empty where there is none) and why it cannot be sent, which the others must hear of."""
         stamp = Stamp(run_id=self._run_id, rank=self._collective.rank, step=self._sent, examples=part.stamp)
         message: NDArray[np.uint8] = np.empty(0, np.uint8)
-        limit = self._collective.max_message_bytes
+        limit = self._ranks.max_message_bytes
         try:
             with self._phases.timed("encode"):
                 message = encode(stamp)
             if message.size > limit:
                 raise UnsupportedError(
-                    f"this step's message has {message.size} bytes, {self._collective.size} ranks can send {limit} "
+                    f"this step's message has {message.size} bytes, {len(self._senders)} senders can send {limit} "
                     "bytes each at a time: raise the threshold, or let it find itself (initial_threshold='auto')"
                 )
         except Exception as error:  # noqa: BLE001  raised again as soon as the others know
@@ -113,13 +168,12 @@ class CodedExchange(Exchange):
         return message, None
 
     def _decode(self, messages: list[NDArray[np.uint8]], out: Vector, scale: float, part: Part) -> None:
-        for rank, message in enumerate(messages):
+        for rank, message in zip(self._senders, messages, strict=True):
             if message[: len(_NOTICE)].tobytes() == _NOTICE:
                 why = message[len(_NOTICE) :].tobytes().decode(errors="replace")
                 raise RankLost(f"rank {rank} could not send its part of step {self._sent}, so no rank took it: {why}")
         check_counts(part, [read_header(message).examples for message in messages])
-        ranks = range(self._collective.size)
-        expected = [Expected(run_id=self._run_id, rank=rank, step=self._sent) for rank in ranks]
+        expected = [Expected(run_id=self._run_id, rank=rank, step=self._sent) for rank in self._senders]
         decode_into(messages, out, scale, expected=expected, num_threads=self._num_threads)
 
     def state_dict(self) -> dict[str, Any]:

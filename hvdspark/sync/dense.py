@@ -11,6 +11,7 @@ import torch
 from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, NonFiniteError
 from hvdspark.sync.base import Exchange, Vector
+from hvdspark.sync.hosts import Hosts
 from hvdspark.sync.part import Part
 from hvdspark.sync.phases import Phases
 
@@ -31,14 +32,16 @@ class DenseExchange(Exchange):
         Length of the vectors.
     phases : Phases
         Where the time is counted.
+    hosts : Hosts, optional
+        By which way: the ranks of a host first. None: all at once.
     """
 
     residual = None
     sent = None
     device = torch.device("cpu")  # it goes through the memory of the host
 
-    def __init__(self, collective: Collective, n: int, phases: Phases) -> None:
-        self._collective = collective
+    def __init__(self, collective: Collective, n: int, phases: Phases, hosts: Hosts | None = None) -> None:
+        self._ranks = hosts or collective
         self._phases = phases
         self._difference = np.empty(n, np.float32)
 
@@ -46,7 +49,7 @@ class DenseExchange(Exchange):
         """Add ``scale * sum_r vector_r`` to `out`; `vector` is overwritten."""
         del part  # nothing is sent beside the numbers themselves
         with self._phases.timed("exchange"):
-            self._collective.allreduce_(vector)
+            self._ranks.allreduce_(vector)
         with self._phases.timed("apply"):
             _refuse_non_finite(vector)
             if scale != 1.0:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from hvdspark.errors import ConfigurationError, UnsupportedError
+from hvdspark.sync.hosts import TOPOLOGIES
 from hvdspark.sync.outer import Nesterov
 
 __all__ = ["Rules"]
@@ -25,6 +26,8 @@ class Rules:
         From which step on, how many local steps a period has.
     outer : Nesterov, optional
         What is made of the agreed difference.
+    topology : {"auto", "flat", "hosts"}
+        Whether ranks of a host come together first.
     verify_every : int
         Steps between comparisons of the weights; 0 never.
     """
@@ -33,11 +36,14 @@ class Rules:
     combine: Literal["mean", "sum"] = "mean"
     schedule: tuple[tuple[int, int], ...] = ((0, 1),)
     outer: Nesterov | None = None
+    topology: Literal["auto", "flat", "hosts"] = "auto"
     verify_every: int = 100
 
     def __post_init__(self) -> None:
         if not isinstance(self.verify_every, int) or self.verify_every < 0:
             raise ConfigurationError(f"verify_every: a whole number from 0 is needed, not {self.verify_every!r}")
+        if self.topology not in TOPOLOGIES:
+            raise ConfigurationError(f"topology: one of {TOPOLOGIES} is needed, not {self.topology!r}")
         if self.outer is not None and not isinstance(self.outer, Nesterov):
             raise UnsupportedError(f"outer_optimizer: a Nesterov is needed, this is a {type(self.outer).__name__}")
         if self.encode == "gradients" and (self.outer or self.schedule != ((0, 1),)):

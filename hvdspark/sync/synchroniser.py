@@ -22,6 +22,7 @@ from hvdspark.errors import ConfigurationError, RankMismatch, UnsupportedError
 from hvdspark.sync.base import Exchange, SyncReport
 from hvdspark.sync.flat import FlatParameters, as_array, frozen_parameters, parameters_of
 from hvdspark.sync.handshake import agree_on_run_id, broadcast_tensors_, compare_facts
+from hvdspark.sync.hosts import open_hosts
 from hvdspark.sync.outer import OuterStep
 from hvdspark.sync.part import Part
 from hvdspark.sync.period import Period, count_examples, local_steps_at
@@ -31,7 +32,10 @@ from hvdspark.sync.wrapped import WrappedOptimizer
 
 __all__ = ["Synchroniser"]
 
-_KEYS = {"optimizer", "exchange", "steps", "exchanges", "rank", "size", "bytes_sent", "active", "period", "velocity"}
+_KEYS = {
+    "optimizer", "exchange", "steps", "exchanges", "rank", "size", "bytes_sent", "local_bytes", "active", "period",
+    "velocity",
+}  # fmt: skip
 
 
 class Synchroniser(WrappedOptimizer, abc.ABC):
@@ -65,7 +69,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         self._collective = collective
         self._rules = rules
         self._phases = Phases()
-        self._steps = self._exchanges = self._verified = self._bytes_sent = 0
+        self._steps = self._exchanges = self._verified = self._bytes_sent = self._local_bytes = 0
         self._active: NDArray[np.bool_] | None = None  # which parameters are trained; agreed on in the first step
         named = list(named_parameters or ())
         self._flat = FlatParameters(parameters_of(optimizer))
@@ -73,6 +77,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         self._compare(frozen, facts)
         run_id = agree_on_run_id(collective)
         broadcast_tensors_(collective, [self._flat.weights, *frozen])
+        self._hosts = open_hosts(collective, rules.topology)
         self._exchange, self._followers = self._open(run_id, named)
         self._agreed = torch.empty(self._flat.n, dtype=torch.float32, device=self._exchange.device)
         self._joined = self._agreed if rules.outer is None else torch.empty_like(self._agreed)
@@ -98,6 +103,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
             "combine": self._rules.combine,
             "local_steps": self._rules.schedule,
             "outer_optimizer": repr(self._rules.outer),
+            "topology": self._rules.topology,
             "verify_every": self._rules.verify_every,
         }
         compare_facts(self._collective, {**own, **facts})
@@ -232,11 +238,18 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
 
     @contextlib.contextmanager
     def _counting_bytes(self) -> Iterator[None]:
-        before = self._collective.sent_bytes
+        before = self._counted()
         try:
             yield
         finally:
-            self._bytes_sent += self._collective.sent_bytes - before
+            sent, local = self._counted()
+            self._bytes_sent += sent - before[0]
+            self._local_bytes += local - before[1]
+
+    def _counted(self) -> tuple[int, int]:
+        if self._hosts is None:
+            return self._collective.sent_bytes, 0
+        return self._collective.sent_bytes + self._hosts.sent_bytes, self._hosts.local_bytes
 
     def _go_on(self) -> None:
         """Take the weights that were agreed on; after an error they are still those of the last agreement."""
@@ -320,6 +333,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
             "rank": self._collective.rank,
             "size": self._collective.size,
             "bytes_sent": self._bytes_sent,
+            "local_bytes": self._local_bytes,
             "active": None if self._active is None else self._active.tolist(),
         }
 
@@ -349,7 +363,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         active = state_dict["active"]
         self._active = None if active is None else np.array(active, np.bool_)
         self._steps, self._exchanges = int(state_dict["steps"]), int(state_dict["exchanges"])
-        self._bytes_sent = int(state_dict["bytes_sent"])
+        self._bytes_sent, self._local_bytes = int(state_dict["bytes_sent"]), int(state_dict["local_bytes"])
         self._verified = self._steps - self._steps % (self._rules.verify_every or 1)
 
     def _check_state(self, state: dict[str, Any]) -> None:
@@ -377,6 +391,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
             steps=self._steps,
             exchanges=self._exchanges,
             bytes_sent=self._bytes_sent,
+            local_bytes=self._local_bytes,
             dense_bytes=4 * self._flat.n * self._steps,
             seconds=dict(self._phases.seconds),
             **self._exchange.measures(),

@@ -13,6 +13,7 @@ import torch
 from hvdspark.collectives import Collective
 from hvdspark.errors import RankMismatch, UnsupportedError
 from hvdspark.sync.dense import DenseExchange
+from hvdspark.sync.hosts import Hosts
 from hvdspark.sync.part import Part
 from hvdspark.sync.phases import Phases
 
@@ -37,6 +38,8 @@ class UpdaterAverage:
         What errors call them.
     phases : Phases
         Where the time is counted.
+    hosts : Hosts, optional
+        By which way: the ranks of a host first. None: all at once.
     """
 
     def __init__(
@@ -46,12 +49,14 @@ class UpdaterAverage:
         parameters: Sequence[torch.nn.Parameter],
         names: Sequence[str],
         phases: Phases,
+        hosts: Hosts | None = None,
     ) -> None:
         self._collective = collective
         self._optimizer = optimizer
         self._parameters = parameters
         self._names = names
         self._phases = phases
+        self._hosts = hosts
         self._exchange: DenseExchange | None = None
         self._size = -1
 
@@ -78,7 +83,8 @@ class UpdaterAverage:
         if weight != 1.0:
             flat.mul_(weight)
         if self._exchange is None or self._size != flat.numel():
-            self._exchange, self._size = DenseExchange(self._collective, flat.numel(), self._phases), flat.numel()
+            self._exchange = DenseExchange(self._collective, flat.numel(), self._phases, self._hosts)
+            self._size = flat.numel()
         mean = torch.zeros_like(flat)
         self._exchange.add_total(flat.numpy(), mean.numpy(), 1 / self._collective.size, part=Part())
         start = 0

@@ -61,6 +61,9 @@ class SharedUpdates(Synchroniser):
         ``((0, 1), (500, 10))`` begins with one and takes ten from step 500 on. See `synchronise`.
     outer_optimizer : Nesterov, optional
         What is made of the agreed difference: outer momentum (SlowMo, DiLoCo).
+    topology : {"auto", "flat", "hosts"}
+        "hosts": the ranks of a host sum what they have, and encode once for it; only messages of hosts go between
+        them. "flat": every rank codes. "auto": by host, where there are several and one of them has several ranks.
     encoding_debug_mode : bool or callable
         Log density, threshold and percentiles of what is encoded at every step (logger ``hvdspark.encoding``, level
         INFO); a function is given each `EncodingRecord` as well. It costs a sort of the residual. A rank alone codes
@@ -95,6 +98,7 @@ class SharedUpdates(Synchroniser):
         momentum_masking: Literal["auto"] | bool = "auto",
         local_steps: LocalSteps = 1,
         outer_optimizer: Nesterov | None = None,
+        topology: Literal["auto", "flat", "hosts"] = "auto",
         encoding_debug_mode: bool | Callable[[EncodingRecord], None] = False,
         named_parameters: Iterable[tuple[str, nn.Parameter]] | None = None,
         verify_every: int = 100,
@@ -115,6 +119,7 @@ class SharedUpdates(Synchroniser):
             combine=combine,
             schedule=checked_local_steps(local_steps),
             outer=outer_optimizer,
+            topology=topology,
             verify_every=verify_every,
         )
         self._codec = codec if exchange == "codec" else None
@@ -130,7 +135,7 @@ class SharedUpdates(Synchroniser):
     ) -> tuple[Exchange, Sequence[Callable[[float], None]]]:
         codec, flat = self._codec, self._flat
         if codec is None or self._collective.size == 1:  # a rank alone codes nothing
-            return DenseExchange(self._collective, flat.n, self._phases), ()
+            return DenseExchange(self._collective, flat.n, self._phases, self._hosts), ()
         encoder = Encoder(
             flat.n,
             threshold_algorithm=codec.threshold_algorithm,
@@ -142,7 +147,7 @@ class SharedUpdates(Synchroniser):
             num_threads=codec.num_threads,
             observer=encoding_log(codec.encoding_debug_mode),
         )
-        exchange = CodedExchange(self._collective, encoder, run_id, self._phases, codec.num_threads)
+        exchange = CodedExchange(self._collective, encoder, run_id, self._phases, codec.num_threads, self._hosts)
         if not self._is_masked:
             return exchange, ()
         mask = MomentumMask(self._optimizer, flat)

@@ -20,9 +20,10 @@ from hvdspark.sync import (
     Rules,
     SharedUpdates,
     Synchroniser,
+    check_aggregation_depth,
     check_options,
     checked_local_steps,
-)  # fmt: skip
+)
 
 __all__ = ["AveragingOptions", "Sharing", "SharingOptions"]
 
@@ -80,6 +81,7 @@ class SharingOptions(Sharing):
     momentum_masking: Literal["auto"] | bool
     local_steps: LocalSteps
     outer_optimizer: Nesterov | None
+    topology: Literal["auto", "flat", "hosts"]
     encoding_debug_mode: bool
 
     def check(self) -> None:
@@ -119,12 +121,14 @@ class AveragingOptions(Sharing):
     """The options of `ParameterAveraging`."""
 
     averaging_frequency: LocalSteps
+    aggregation_depth: int
     save_updater: bool
     outer_optimizer: Nesterov | None
 
     def check(self) -> None:
         """Refuse what `ParameterAveraging` would refuse."""
         checked_local_steps(self.averaging_frequency, "averaging_frequency")
+        check_aggregation_depth(self.aggregation_depth)
 
     def wrap(
         self,
@@ -140,6 +144,7 @@ class AveragingOptions(Sharing):
             optimizer,
             world,
             averaging_frequency=self.averaging_frequency,
+            aggregation_depth=self.aggregation_depth,
             save_updater=self.save_updater,
             outer_optimizer=self.outer_optimizer,
             named_parameters=named_parameters,

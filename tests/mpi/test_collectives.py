@@ -40,7 +40,7 @@ def seconds_since_failure(output):
 )
 def test_laws(launcher, name, size):
     alone = {"HOROVOD_CONTROLLER": "gloo", "HOROVOD_CPU_OPERATIONS": "gloo"} if launcher == "none" else {}
-    code, output = launched(launcher, size, SCRIPT, "laws", name, HOROVOD_DYNAMIC_PROCESS_SETS="1", **alone)
+    code, output = launched(launcher, size, SCRIPT, "laws", name, **alone)
     assert code == 0, output
     found = result(output)
     assert found["size"] == size
@@ -50,14 +50,14 @@ def test_laws(launcher, name, size):
 
 @pytest.mark.parametrize(("launcher", "name"), [GLOO, HVD_MPI, MPI, TORCH])
 def test_parts_on_two_hosts(launcher, name):
-    code, output = launched(launcher, 3, SCRIPT, "two_hosts", name, HOROVOD_DYNAMIC_PROCESS_SETS="1")
+    code, output = launched(launcher, 3, SCRIPT, "two_hosts", name)
     assert code == 0, output
     assert result(output) == {"local sizes": [2, 2, 1]}
 
 
 @pytest.mark.horovod
 def test_parts_are_refused_where_horovod_cannot_make_them():
-    code, output = launched("gloo", 2, SCRIPT, "unsplittable", "horovod")
+    code, output = launched("gloo", 2, SCRIPT, "unsplittable", "horovod", HOROVOD_DYNAMIC_PROCESS_SETS="0")
     assert code == 0, output
     assert output.count("refused: Horovod made no set of ranks [0]") == 2
     assert output.count("set HOROVOD_DYNAMIC_PROCESS_SETS=1") == 2

@@ -58,11 +58,25 @@ def test_coded_local_steps_learn(spark, table):
     assert {rank.exchanges for rank in result.stats.ranks} == {8 + 2 + 3 * 5}
 
 
+def test_ranks_of_one_host_encode_once_for_it(spark, table):
+    """Asked for by name; by itself it is done only where there are several hosts."""
+    result = fit(spark, table, master=make_master(topology="hosts"), epochs=3)
+    assert result.history[-1]["score"] < 0.7 * result.history[0]["score"]
+    first, second = result.stats.ranks
+    assert first.density == second.density > 0
+    assert "sum inside" in first.seconds
+
+
 def test_masters_round_trip():
     for master in (
-        averaging(averaging_frequency=((0, 1), (9, 4)), outer_optimizer=Nesterov(0.7, 0.5), save_updater=False),
+        averaging(
+            aggregation_depth=1,
+            averaging_frequency=((0, 1), (9, 4)),
+            outer_optimizer=Nesterov(0.7, 0.5),
+            save_updater=False,
+        ),
         make_master(local_steps=4, outer_optimizer=Nesterov(0.7, 0.5), momentum_masking=False),
-        make_master(local_steps=((0, 1), (9, 4))),
+        make_master(local_steps=((0, 1), (9, 4)), topology="flat"),
     ):
         assert type(master).from_json(master.to_json()) == master
         assert type(master).from_yaml(master.to_yaml()) == master
@@ -80,6 +94,8 @@ def test_masters_round_trip():
         (make_master, {"momentum_masking": True, "encode": "gradients"}, "momentum_masking"),
         (make_master, {"momentum_masking": True, "exchange": "dense"}, "momentum_masking"),
         (make_master, {"momentum_masking": "yes"}, "momentum_masking"),
+        (make_master, {"topology": "ring"}, "topology"),
+        (averaging, {"aggregation_depth": 3}, "aggregation_depth"),
     ],
 )
 def test_what_cannot_act_is_refused_by_name(master, options, said):
