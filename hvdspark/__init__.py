@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from hvdspark.sync import Nesterov as Nesterov
     from hvdspark.sync import ParameterAveraging as ParameterAveraging
     from hvdspark.sync import SharedUpdates as SharedUpdates
+    from hvdspark.training import Moment as Moment
+    from hvdspark.training import TrainingHook as TrainingHook
+    from hvdspark.training import TrainingListener as TrainingListener
     from hvdspark.training import TrainingResult as TrainingResult
 
 _ROOMS = {
@@ -35,6 +38,7 @@ _ROOMS = {
     "DataSet": "data",
     "Evaluation": "evaluation",
     "FixedThresholdAlgorithm": "codec",
+    "Moment": "training",
     "Nesterov": "sync",
     "Network": "network",
     "NoOpResidualPostProcessor": "codec",
@@ -48,6 +52,8 @@ _ROOMS = {
     "SparkMultiLayer": "spark",
     "TargetSparsityThresholdAlgorithm": "codec",
     "ThresholdAlgorithm": "codec",
+    "TrainingHook": "training",
+    "TrainingListener": "training",
     "TrainingResult": "training",
     "open_collective": "collectives",
 }

@@ -15,6 +15,7 @@ PUBLIC = [
     "DataSet",
     "Evaluation",
     "FixedThresholdAlgorithm",
+    "Moment",
     "Nesterov",
     "Network",
     "NoOpResidualPostProcessor",
@@ -28,6 +29,8 @@ PUBLIC = [
     "SparkMultiLayer",
     "TargetSparsityThresholdAlgorithm",
     "ThresholdAlgorithm",
+    "TrainingHook",
+    "TrainingListener",
     "TrainingResult",
     "open_collective",
 ]

@@ -6,9 +6,9 @@ import abc
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from hvdspark import storage
 from hvdspark.config import Configuration
@@ -19,7 +19,7 @@ from hvdspark.masters.progress import ProgressBar
 from hvdspark.masters.workers import count_workers
 from hvdspark.network import Network
 from hvdspark.stats import RankStats, TrainingStats
-from hvdspark.training import Job, RankReport, Sharing, TrainingResult, work
+from hvdspark.training import Job, RankReport, Sharing, TrainingHook, TrainingListener, TrainingResult, work
 from hvdspark.training.worker import WEIGHTS_FILE
 from hvdspark_launch import Launcher
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainingMaster"]
 
 _LOG = logging.getLogger(__name__)
+_GC_MS = 5000
 
 
 class TrainingMaster(Configuration, abc.ABC):
@@ -55,6 +56,20 @@ class TrainingMaster(Configuration, abc.ABC):
         Batches that a rank reads ahead.
     rng_seed : int, optional
         Decides the order of examples and the ranks' random numbers. None: drawn, and recorded in the result.
+    buffers : {"mean", "local"}
+        What becomes of buffers such as BatchNorm's statistics at the end of each epoch: their mean over ranks, or each
+        rank keeps its own, and rank 0's are those of the trained network.
+    worker_toggle_periodic_gc : bool
+        Collect garbage on workers every `worker_periodic_gc_frequency_ms` milliseconds, between steps, instead of
+        whenever Python sees fit: a collection in the middle of a step makes all other ranks wait.
+    worker_periodic_gc_frequency_ms : int
+        See above; set with ``worker_toggle_periodic_gc=False`` it is refused.
+    debug_longer_iterations_ms : int
+        Milliseconds that each step sleeps: for looking at a run while it goes.
+    training_hooks : tuple of TrainingHook
+        Run on every rank, before and after each update.
+    listeners : tuple of TrainingListener
+        Hear of each step and epoch, on every rank.
     device : str
         "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:0". Under "auto" and "cuda" a rank takes the GPU that
         Spark gave its task, else one by its place on the host. Two ranks on one GPU are refused. Where Spark gave a GPU
@@ -69,6 +84,12 @@ class TrainingMaster(Configuration, abc.ABC):
     export_directory: str | None = None
     worker_prefetch_num_batches: int = Field(default=2, ge=0)
     rng_seed: int | None = Field(default=None, ge=0, lt=2**63)
+    buffers: Literal["mean", "local"] = "mean"
+    worker_toggle_periodic_gc: bool = True
+    worker_periodic_gc_frequency_ms: int = Field(default=_GC_MS, gt=0)
+    debug_longer_iterations_ms: int = Field(default=0, ge=0)
+    training_hooks: tuple[TrainingHook, ...] = ()
+    listeners: tuple[TrainingListener, ...] = ()
     device: str = "auto"
 
     @field_validator("workers_per_node")
@@ -104,12 +125,45 @@ class TrainingMaster(Configuration, abc.ABC):
             raise ConfigurationError(f"a {type(value).__name__} cannot be written as text: name one of {LAUNCHERS}")
         return value
 
+    @field_serializer("training_hooks", "listeners")
+    def _write_objects(self, value: tuple[Any, ...]) -> list[Any]:
+        if value:
+            names = ", ".join(type(each).__name__ for each in value)
+            raise ConfigurationError(
+                f"training_hooks and listeners ({names}) cannot be written as text: leave them out"
+            )
+        return []
+
+    @model_validator(mode="after")
+    def _check_gc(self) -> Self:
+        if not self.worker_toggle_periodic_gc and self.worker_periodic_gc_frequency_ms != _GC_MS:
+            raise ValueError(
+                "worker_periodic_gc_frequency_ms cannot act with worker_toggle_periodic_gc=False: leave it out"
+            )
+        return self
+
     @field_validator("device")
     @classmethod
     def _check_device(cls, value: str) -> str:
         if value not in ("auto", "cpu", "cuda") and not (value.startswith("cuda:") and value[5:].isdigit()):
             raise ValueError("'auto', 'cpu', 'cuda' or 'cuda:0' is needed")
         return value
+
+    def with_hooks(self, *hooks: TrainingHook) -> Self:
+        """Return a copy with more hooks."""
+        return self.replaced(training_hooks=(*self.training_hooks, *hooks))
+
+    def without_hook(self, hook: TrainingHook) -> Self:
+        """Return a copy without this hook.
+
+        Raises
+        ------
+        ConfigurationError
+            If it has no such hook.
+        """
+        if not any(each is hook for each in self.training_hooks):
+            raise ConfigurationError(f"this master has no such hook: {hook!r}")
+        return self.replaced(training_hooks=tuple(each for each in self.training_hooks if each is not hook))
 
     @abc.abstractmethod
     def sharing(self) -> Sharing:
@@ -190,6 +244,11 @@ class TrainingMaster(Configuration, abc.ABC):
             transport=self.transport,
             device=self.device,
             max_local_ranks=self.workers_per_node if self.workers_per_node > 0 else None,
+            buffers=self.buffers,
+            gc_interval_ms=self.worker_periodic_gc_frequency_ms if self.worker_toggle_periodic_gc else None,
+            longer_iterations_ms=self.debug_longer_iterations_ms,
+            hooks=self.training_hooks,
+            listeners=self.listeners,
         )
 
     def _result(
@@ -215,7 +274,9 @@ class TrainingMaster(Configuration, abc.ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return the options as plain values, for reports (a launcher object by its class name)."""
-        options = self.model_dump(mode="json", exclude={"launcher"})
+        objects = ("training_hooks", "listeners")
+        options = self.model_dump(mode="json", exclude={"launcher", *objects})
+        options.update({option: [type(each).__name__ for each in getattr(self, option)] for option in objects})
         name = self.launcher if isinstance(self.launcher, str) else type(self.launcher).__name__
         return {"master": type(self).__name__, **options, "launcher": name}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from hvdspark.network import Network
+from hvdspark.training.hooks import TrainingHook, TrainingListener
 from hvdspark.training.sharing import Sharing
 
 __all__ = ["Job", "RankReport"]
@@ -39,6 +40,14 @@ class Job:
         "auto", "cpu", "cuda" or "cuda:0".
     max_local_ranks : int, optional
         Refuse to start if a host has more ranks than this.
+    buffers : {"mean", "local"}
+        Whether buffers are averaged at the end of each epoch.
+    gc_interval_ms : int, optional
+        Milliseconds between garbage collections; None: Python's own.
+    longer_iterations_ms : int
+        Milliseconds that each step sleeps.
+    hooks, listeners : tuple
+        Users' own code.
     """
 
     network: Network
@@ -53,6 +62,11 @@ class Job:
     transport: str
     device: str
     max_local_ranks: int | None
+    buffers: Literal["mean", "local"] = "mean"
+    gc_interval_ms: int | None = None
+    longer_iterations_ms: int = 0
+    hooks: tuple[TrainingHook, ...] = ()
+    listeners: tuple[TrainingListener, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

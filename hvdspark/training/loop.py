@@ -18,6 +18,8 @@ from hvdspark.errors import ConfigurationError, ModelError
 from hvdspark.events import EventLog
 from hvdspark.sync import Synchroniser, mean_buffers_
 from hvdspark.sync.phases import Phases
+from hvdspark.training.garbage import collecting_every
+from hvdspark.training.hooks import Moment
 from hvdspark.training.job import Job, RankReport
 
 __all__ = ["Trainer"]
@@ -85,7 +87,8 @@ class Trainer:
         self._events.write("start", host=self._world.host, size=self._world.size, device=str(self._device))
         was_training = self._module.training
         try:
-            history = tuple(self._epoch(epoch) for epoch in range(self._job.epochs))
+            with collecting_every(self._job.gc_interval_ms) as self._collect_garbage:
+                history = tuple(self._epoch(epoch) for epoch in range(self._job.epochs))
         finally:
             self._module.train(was_training)
         self._optimizer.verify()
@@ -114,20 +117,35 @@ class Trainer:
         begin = time.perf_counter()
         self._module.train()
         batches = self._batches(self._job.train_directory, self._train, epoch=epoch, shuffle=True)
+        self._tell("on_epoch_start", epoch)
         loss_sum = torch.zeros((), dtype=torch.float64)
         for batch in self._timed(batches):
-            loss_sum += self._step(batch)
+            loss_sum += self._step(batch, epoch)
             self._progress(epoch, batch.step, len(batches))
         self._optimizer.synchronise()  # steps left over: nothing of an epoch is skipped, and all score the same weights
-        mean_buffers_(self._module, self._world)
+        if self._job.buffers == "mean":
+            mean_buffers_(self._module, self._world)
         record = {"epoch": epoch, "score": self._mean_over_ranks(loss_sum, self._train)}
         if self._validation is not None:
             with self._phases.timed("validate"):
                 record["validation_score"] = self._validate(self._validation)
-        self._step_scheduler("epoch", record.get("validation_score", record["score"]))
+        score = record.get("validation_score", record["score"])
+        self._step_scheduler("epoch", score)
         record["seconds"] = time.perf_counter() - begin
         self._events.write("epoch", **record)
+        self._tell("on_epoch_end", epoch, score=score)
         return record
+
+    def _tell(self, what: str, epoch: int, batch: Batch | None = None, score: float = math.nan) -> None:
+        """Call one of the methods of hooks or listeners, where there are any."""
+        told = self._job.hooks if what.endswith("_update") else self._job.listeners
+        if told:
+            moment = Moment(
+                rank=self._world.rank, size=self._world.size, epoch=epoch, step=self._steps, module=self._module,
+                batch=batch, score=score,
+            )  # fmt: skip
+            for each in told:
+                getattr(each, what)(moment)
 
     def _batches(self, directory: str, manifest: Manifest, *, epoch: int, shuffle: bool) -> Batches:
         plan = EpochPlan(
@@ -150,7 +168,7 @@ class Trainer:
                 return
             yield batch
 
-    def _step(self, batch: Batch) -> torch.Tensor:
+    def _step(self, batch: Batch, epoch: int) -> torch.Tensor:
         """Take one step; return this rank's sum of losses. A rank without rows runs no forward."""
         self._optimizer.zero_grad()
         loss_sum = torch.zeros((), dtype=torch.float64)
@@ -160,10 +178,17 @@ class Trainer:
                 penalty = self._network.penalty()
                 torch.autograd.backward(loss if penalty is None else loss + penalty)
                 loss_sum += loss.detach().cpu() * batch.examples
+        self._tell("pre_update", epoch, batch)
         self._optimizer.step(examples=batch.examples, total_examples=batch.total_examples)
+        self._tell("post_update", epoch, batch)
+        if self._job.listeners:  # a GPU is waited for only where somebody listens
+            score = loss_sum.item() / batch.examples if batch.examples else math.nan
+            self._tell("iteration_done", epoch, batch, score)
         self._step_scheduler("step")
         self._steps += 1
         self._examples += batch.examples
+        self._collect_garbage()
+        time.sleep(self._job.longer_iterations_ms / 1000)
         return loss_sum
 
     def _step_scheduler(self, interval: str, score: float = math.nan) -> None:
