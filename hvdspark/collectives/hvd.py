@@ -15,6 +15,7 @@ from hvdspark.collectives.environment import Launch
 from hvdspark.collectives.halves import allreduce_halves
 from hvdspark.collectives.intent import Intent
 from hvdspark.collectives.mpi import import_mpi
+from hvdspark.collectives.rendezvous import forget_addresses
 from hvdspark.errors import CollectiveError, ConfigurationError, RankLost, RankMismatch, UnsupportedError
 
 __all__ = ["HorovodCollective"]
@@ -258,6 +259,7 @@ class _Runtime:
                 "were not reached, see HOROVOD_GLOO_IFACE and HOROVOD_GLOO_TIMEOUT_SECONDS"
             ) from error
         self._ends_mpi = bool(hvd.mpi_enabled()) and not has_mpi4py
+        forget_addresses(hvd)
 
 
 _runtime = _Runtime()
