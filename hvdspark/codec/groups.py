@@ -62,15 +62,18 @@ class Groups:
             return f"the groups have {codes} codes, the message {count}"
         if self.counts.size == 1:  # the rule: in a fifth of the time
             tau, magnitude = self.thresholds.item(), self.magnitudes.item()
-            if MIN_TAU <= tau < math.inf and is_tau(magnitude):
+            if count and MIN_TAU <= tau < math.inf and is_tau(magnitude):
                 return None
         known = (self.thresholds >= np.float32(MIN_TAU)) & (self.thresholds < np.inf)
         taus = are_taus(self.magnitudes)
         silent = self.counts == 0
-        bad = ~(known | (silent & (self.thresholds == 0)))
+        bad = ~(known | (silent & (self.thresholds.view(np.uint32) == 0)))
         if bad.any():
             return f"the threshold {self.thresholds[bad][0]} of codes is no finite number of at least {MIN_TAU}"
-        bad = ~(taus | (silent & (self.magnitudes == 0)))
+        bad = np.where(silent, self.magnitudes.view(np.uint32) != 0, ~taus)
         if bad.any():
-            return f"the magnitude {self.magnitudes[bad][0]} is no finite bfloat16 number of at least {MIN_TAU}"
+            return (
+                f"the magnitude {self.magnitudes[bad][0]} is no finite bfloat16 number of at least {MIN_TAU}, "
+                "or not zero where nothing is sent"
+            )
         return None

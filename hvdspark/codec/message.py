@@ -24,6 +24,7 @@ With more than one group, threshold and magnitude are 0 here, and a table of the
 Everything is little-endian.
 """
 
+import math
 import struct
 import zlib
 from dataclasses import dataclass, fields
@@ -261,13 +262,18 @@ def _check_counts(header: Header, form: Format | DenseFormat, n: int, expected: 
     if header.count > limit:
         return f"the message carries {header.count} elements, at most {limit} are allowed"
     size = header.payload_bytes - Groups.table_bytes(header.groups)
-    if header.groups < 1 or size < 0 or (header.groups > 1 and (header.threshold or header.magnitude)):
+    if header.groups < 1 or size < 0 or (header.groups > 1 and not _has_zeros(header)):
         return f"{header.groups} groups do not fit into {header.payload_bytes} bytes of payload"
     if isinstance(form, Format):
         fits = form.could_hold(Plan(size, header.parameter), n, header.count)
     else:
         fits = header.count == n and size == form.payload_bytes(n)
     return None if fits else f"{header.count} {form.name} elements of {n} cannot take {size} bytes of payload"
+
+
+def _has_zeros(header: Header) -> bool:
+    """Tell whether threshold and magnitude are zero, and not the negative one."""
+    return all(value == 0 and math.copysign(1, value) > 0 for value in (header.threshold, header.magnitude))
 
 
 def _check_padding(header: Header, payload: NDArray[np.uint8]) -> str | None:
@@ -279,7 +285,7 @@ def _check_padding(header: Header, payload: NDArray[np.uint8]) -> str | None:
 
 def _check_dense(checked: Checked, n: int) -> str | None:
     header = checked.header
-    if header.groups != 1 or header.parameter or header.threshold or header.magnitude:
+    if header.groups != 1 or header.parameter or not _has_zeros(header):
         return f"a dense message of {n} elements has no groups, thresholds or magnitudes"
     return DENSE.check(checked.body)
 

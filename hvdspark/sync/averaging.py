@@ -96,7 +96,8 @@ class ParameterAveraging(Synchroniser):
             topology="auto" if aggregation_depth == 2 else "flat",
             verify_every=verify_every,
         )
-        super().__init__(optimizer, collective, rules, {"save_updater": save_updater}, named_parameters)
+        facts = {"averaging_frequency": schedule, "save_updater": save_updater}
+        super().__init__(optimizer, collective, rules, facts, named_parameters)
 
     def _open(
         self, run_id: int, named: list[tuple[str, nn.Parameter]]

@@ -13,7 +13,7 @@ import torch
 from hvdspark.collectives import Collective
 from hvdspark.errors import RankMismatch
 
-__all__ = ["agree_on_run_id", "broadcast_tensors_", "compare_facts"]
+__all__ = ["agree_on_run_id", "broadcast_tensors_", "compare_facts", "compare_fingerprints"]
 
 
 def compare_facts(collective: Collective, facts: dict[str, Any]) -> None:
@@ -41,6 +41,33 @@ def compare_facts(collective: Collective, facts: dict[str, Any]) -> None:
             for name in differing
         ]
         raise RankMismatch("ranks disagree before step 0; make these equal on all ranks:\n" + "\n".join(rows))
+
+
+def compare_fingerprints(collective: Collective, fingerprint: int, step: int) -> None:
+    """Make sure that all ranks have the same weights.
+
+    Parameters
+    ----------
+    collective : Collective
+        The ranks; all of them call this.
+    fingerprint : int
+        32-bit checksum of this rank's weights.
+    step : int
+        For the error.
+
+    Raises
+    ------
+    RankMismatch
+        On all ranks, if they differ; the message lists the checksums.
+    """
+    mine = np.array([fingerprint], np.uint32).view(np.uint8)
+    found = [int(part.view(np.uint32)[0]) for part in collective.allgather(mine)]
+    if len(set(found)) > 1:
+        listed = ", ".join(f"rank {rank}: {value:08x}" for rank, value in enumerate(found))
+        raise RankMismatch(
+            f"the weights differ between ranks after step {step} ({listed}). Only step() may change them; "
+            'with encode="gradients" all ranks also need the same torch build and kind of CPU or GPU'
+        )
 
 
 def agree_on_run_id(collective: Collective) -> int:

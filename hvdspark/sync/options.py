@@ -64,7 +64,7 @@ def check_options(encode: str, combine: str, exchange: str, codec: CodecOptions)
     """
     given = {"encode": encode, "combine": combine, "exchange": exchange, **vars(codec)}
     for name, choices in _CHOICES.items():
-        if not any(given[name] is choice or given[name] == choice for choice in choices):
+        if not any(type(given[name]) is type(choice) and given[name] == choice for choice in choices):
             raise ConfigurationError(f"{name}: one of {choices} is needed, not {given[name]!r}")
     for name, kind in _KINDS.items():
         if given[name] is not None and not isinstance(given[name], kind):

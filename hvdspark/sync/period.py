@@ -115,6 +115,14 @@ class Period:
 
     @classmethod
     def of(cls, numbers: Sequence[int | None]) -> Self:
-        """Make one of its numbers."""
+        """Make one of its numbers.
+
+        Raises
+        ------
+        ValueError, ConfigurationError
+            If no period that is not over has such numbers.
+        """
         length, steps, examples, total = numbers
-        return cls(int(length or 1), int(steps or 0), Part(examples, total))
+        if not isinstance(length, int) or not isinstance(steps, int) or not 0 < steps < length:
+            raise ValueError(f"a period has more than {steps} steps of {length}")
+        return cls(length, steps, Part.checked(examples, total))

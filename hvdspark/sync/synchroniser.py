@@ -18,24 +18,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hvdspark.collectives import Collective
-from hvdspark.errors import ConfigurationError, RankMismatch, UnsupportedError
+from hvdspark.errors import ConfigurationError, UnsupportedError
 from hvdspark.sync.base import Exchange, SyncReport
 from hvdspark.sync.flat import FlatParameters, as_array, frozen_parameters, parameters_of
-from hvdspark.sync.handshake import agree_on_run_id, broadcast_tensors_, compare_facts
+from hvdspark.sync.handshake import agree_on_run_id, broadcast_tensors_, compare_facts, compare_fingerprints
 from hvdspark.sync.hosts import open_hosts
 from hvdspark.sync.outer import OuterStep
 from hvdspark.sync.part import Part
 from hvdspark.sync.period import Period, count_examples, local_steps_at
 from hvdspark.sync.phases import Phases
 from hvdspark.sync.rules import Rules
+from hvdspark.sync.saved import Kept, Saved
 from hvdspark.sync.wrapped import WrappedOptimizer
 
 __all__ = ["Synchroniser"]
-
-_KEYS = {
-    "optimizer", "exchange", "steps", "exchanges", "rank", "size", "bytes_sent", "local_bytes", "active", "period",
-    "velocity",
-}  # fmt: skip
 
 
 class Synchroniser(WrappedOptimizer, abc.ABC):
@@ -84,6 +80,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         self._outer = None if rules.outer is None else OuterStep(rules.outer, self._agreed)
         self._gradient = torch.empty_like(self._flat.weights) if rules.encode == "gradients" else None
         self._period: Period | None = None  # None: the ranks agree
+        self._resumed_from: int | None = None  # checksum of the weights that a state in the middle of one goes with
 
     @abc.abstractmethod
     def _open(
@@ -101,7 +98,6 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
             "optimizer": type(self._optimizer).__name__,
             "encode": self._rules.encode,
             "combine": self._rules.combine,
-            "local_steps": self._rules.schedule,
             "outer_optimizer": repr(self._rules.outer),
             "topology": self._rules.topology,
             "verify_every": self._rules.verify_every,
@@ -119,8 +115,10 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
     ) -> Any:
         """Take one step together with all ranks; with `local_steps` above 1 they meet at the end of a period only.
 
-        What was done to the weights since the last step stays done, as with any torch optimizer, provided that all
-        ranks did the same. A parameter that has had a gradient before and has none now counts as having one of zeros.
+        What was done to the weights since the last agreement and before this step stays done, as with any torch
+        optimizer, provided that all ranks did the same; in the middle of a period call `synchronise` first, else it
+        counts as part of the local steps. A parameter that has had a gradient before and has none now counts as having
+        one of zeros.
 
         Parameters
         ----------
@@ -143,7 +141,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
 
         After an error the weights are those of the last agreement (unless it is that ranks' weights differ), and
         nothing that was to be sent is lost from a residual; but the optimizer's own state may have moved, and may hold
-        NaN.
+        NaN. What the wrapped optimizer raises on one rank ends the collective: the others get RankLost.
         """
         self._refuse_scaler()
         part = Part.checked(examples, total_examples)
@@ -152,6 +150,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
             with torch.enable_grad():
                 loss = closure()
         self._flat.check_bound(self._optimizer)
+        self._check_resumed()
         with self._counting_bytes(), torch.no_grad():
             if self._is_alone:
                 self._optimizer.step()  # w - (w - w') is not w' to the last bit: alone, nothing is exchanged
@@ -169,6 +168,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         All ranks call it at the same step: before they evaluate or save the model.
         """
         if self._period is not None:
+            self._check_resumed()
             with self._counting_bytes(), torch.no_grad():
                 self._meet(self._period)
 
@@ -181,13 +181,17 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         return 1.0 / self._collective.size if self._rules.combine == "mean" else 1.0
 
     def _agree_on_active(self) -> NDArray[np.bool_]:
-        """Find out which parameters have a gradient on some rank: layers that nobody uses are left alone."""
-        if self._active is None:
+        """Find out which parameters have a gradient on some rank: layers that nobody uses are left alone.
+
+        Ranks ask each other until all parameters are used. (Where gradients are exchanged, the sum tells it later on.)
+        """
+        active = self._active
+        if active is None or (self._rules.encode == "updates" and not active.all()):
             counts = self._flat.with_gradient().astype(np.int32)
             with self._phases.timed("exchange"):
                 self._collective.allreduce_(counts)
-            self._active = counts > 0
-        return self._active
+            active = self._active = counts > 0 if active is None else active | (counts > 0)
+        return active
 
     def _step_updates(self, part: Part, active: NDArray[np.bool_]) -> None:
         if self._period is None:
@@ -195,16 +199,26 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
                 self._agreed.copy_(self._flat.weights)
             self._period = Period(local_steps_at(self._rules.schedule, self._steps))
         period = self._period
-        if period.length == 1:  # else momentum would carry a step's weight into the next (docs/adr/0002)
-            self._weigh_gradients(part)
-        with self._phases.timed("update"), self._undone_on_error():
-            active |= self._flat.with_gradient()
+        with self._undone_on_error():
+            if period.length == 1:  # else momentum would carry a step's weight into the next (docs/adr/0002)
+                self._weigh_gradients(part)
             # A rank without examples steps as well: its momentum is part of the sum (docs/adr/0002).
-            self._flat.zero_missing_gradients(active)
-            self._optimizer.step()
+            with self._phases.timed("update"):
+                self._flat.zero_missing_gradients(active)
+            self._step_alone()
         period.add(part)
         if period.is_over:
             self._meet(period)
+
+    def _step_alone(self) -> None:
+        """Take this rank's own step. If it fails, the others, who cannot know, must not wait or count on."""
+        try:
+            with self._phases.timed("update"):
+                self._optimizer.step()
+        except BaseException as error:
+            if self._collective.size > 1:
+                self._collective.abort(error)
+            raise
 
     def _meet(self, period: Period) -> None:
         """Exchange what the local steps of a period came to, and go on from what was agreed."""
@@ -268,7 +282,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         with self._phases.timed("update"):
             self._flat.note_active(joined, active)
             self._flat.scatter_gradients(joined.to(self._gradient.device), active)
-            self._optimizer.step()
+        self._step_alone()
         self._exchanges += 1
 
     def _weigh_gradients(self, part: Part) -> None:
@@ -287,21 +301,18 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         return self._flat.fingerprint()
 
     def verify(self) -> None:
-        """Compare the weights of all ranks by checksum; in the middle of a period they differ.
+        """Compare the weights of all ranks by checksum.
 
         Raises
         ------
         RankMismatch
             On all ranks, if they differ; the message lists the checksums.
+        ConfigurationError
+            In the middle of a period, where they do.
         """
-        mine = np.array([self.fingerprint()], np.uint32).view(np.uint8)
-        found = [int(part.view(np.uint32)[0]) for part in self._collective.allgather(mine)]
-        if len(set(found)) > 1:
-            listed = ", ".join(f"rank {rank}: {value:08x}" for rank, value in enumerate(found))
-            raise RankMismatch(
-                f"the weights differ between ranks after step {self._steps} ({listed}). Only step() may change them; "
-                'with encode="gradients" all ranks also need the same torch build and kind of CPU or GPU'
-            )
+        if self._period is not None:
+            raise ConfigurationError("in the middle of a period ranks differ: call synchronise() first")
+        compare_fingerprints(self._collective, self.fingerprint(), self._steps)
 
     def _verify_now_and_then(self) -> None:
         every = self._rules.verify_every
@@ -320,14 +331,15 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return this rank's state: of the wrapped optimizer, of the exchange (residual, threshold), and counts.
 
-        Each rank has its own, and must save its own. In the middle of a period the weights of the last agreement are
-        part of it.
+        Each rank has its own, and must save its own; in the middle of a period its module too, whose weights are then
+        this rank's alone (call `synchronise` first, and one module does for all). What torch keeps in it, such as
+        momentum, is the optimizer's own memory: the next step changes it.
         """
         return {
             "optimizer": self._optimizer.state_dict(),
             "exchange": self._exchange.state_dict(),
             "velocity": None if self._outer is None else self._outer.velocity.clone(),
-            "period": None if self._period is None else (self._agreed.clone(), *self._period.numbers()),
+            "period": self._period and (self._agreed.clone(), self.fingerprint(), *self._period.numbers()),
             "steps": self._steps,
             "exchanges": self._exchanges,
             "rank": self._collective.rank,
@@ -345,45 +357,35 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         ConfigurationError
             If the state is another rank's, another optimizer's or damaged; nothing has changed then.
         """
-        self._check_state(state_dict)
+        state = Saved.read(state_dict, self._kept(), self._outer is not None)
         before = self._exchange.state_dict()
-        self._exchange.load_state_dict(state_dict["exchange"])
+        self._exchange.load_state_dict(state.exchange)
         try:
-            self._optimizer.load_state_dict(state_dict["optimizer"])
-        except ValueError as error:
+            self._optimizer.load_state_dict(state.optimizer)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._exchange.load_state_dict(before)
-            raise ConfigurationError(f"the state is of another optimizer: {error}") from error
-        if self._outer is not None:
-            self._outer.velocity.copy_(state_dict["velocity"])
-        self._period = None
-        if state_dict["period"] is not None:
-            agreed, *numbers = state_dict["period"]
-            self._agreed.copy_(agreed)
-            self._period = Period.of(numbers)
-        active = state_dict["active"]
-        self._active = None if active is None else np.array(active, np.bool_)
-        self._steps, self._exchanges = int(state_dict["steps"]), int(state_dict["exchanges"])
-        self._bytes_sent, self._local_bytes = int(state_dict["bytes_sent"]), int(state_dict["local_bytes"])
+            raise ConfigurationError(f"the state is of another optimizer, or damaged: {error!r}") from error
+        if self._outer is not None and state.velocity is not None:
+            self._outer.velocity.copy_(state.velocity)
+        self._period, self._resumed_from = state.period, state.fingerprint
+        if state.agreed is not None:
+            self._agreed.copy_(state.agreed)
+        self._active = state.active
+        self._steps, self._exchanges = state.steps, state.exchanges
+        self._bytes_sent, self._local_bytes = state.bytes_sent, state.local_bytes
         self._verified = self._steps - self._steps % (self._rules.verify_every or 1)
 
-    def _check_state(self, state: dict[str, Any]) -> None:
-        if set(state) != _KEYS:
+    def _kept(self) -> Kept:
+        return Kept(type(self).__name__, self._collective.rank, self._collective.size, self._flat)
+
+    def _check_resumed(self) -> None:
+        """Refuse to go on in the middle of a period with other weights than those it was left with."""
+        if self._resumed_from is not None and self._resumed_from != self.fingerprint():
             raise ConfigurationError(
-                f"{type(self).__name__}: a state has the keys {sorted(_KEYS)}, not {sorted(state)}"
+                "the module has other weights than this state goes with: in the middle of a period each rank has its "
+                "own. Load this rank's own module, or call synchronise() before saving"
             )
-        ours = (self._collective.rank, self._collective.size)
-        theirs = (state["rank"], state["size"])
-        if ours != theirs:
-            raise ConfigurationError(
-                f"this is the state of rank {theirs[0]} of {theirs[1]}, here is rank {ours[0]} of {ours[1]}: each rank "
-                "keeps back something else, so each saves and loads its own"
-            )
-        kept = [] if state["velocity"] is None else [state["velocity"]]
-        if len(kept) != (self._outer is not None):
-            raise ConfigurationError("the state is of another outer_optimizer: one of them has none")
-        kept += [] if state["period"] is None else [state["period"][0]]
-        if any(tensor.shape != self._agreed.shape or tensor.dtype != torch.float32 for tensor in kept):
-            raise ConfigurationError(f"the state is not of a model of {self._flat.n} parameters")
+        self._resumed_from = None
 
     def report(self) -> SyncReport:
         """Return bytes, density, threshold and seconds by phase, so far, on this rank."""

@@ -11,13 +11,15 @@ import numpy as np
 import torch
 
 from hvdspark.collectives import Collective
-from hvdspark.errors import RankMismatch, UnsupportedError
+from hvdspark.errors import NonFiniteError, RankMismatch, UnsupportedError
 from hvdspark.sync.dense import DenseExchange
 from hvdspark.sync.hosts import Hosts
 from hvdspark.sync.part import Part
 from hvdspark.sync.phases import Phases
 
 __all__ = ["UpdaterAverage"]
+
+_AVERAGED = "averaged"
 
 
 class UpdaterAverage:
@@ -86,7 +88,11 @@ class UpdaterAverage:
             self._exchange = DenseExchange(self._collective, flat.numel(), self._phases, self._hosts)
             self._size = flat.numel()
         mean = torch.zeros_like(flat)
-        self._exchange.add_total(flat.numpy(), mean.numpy(), 1 / self._collective.size, part=Part())
+        try:
+            self._exchange.add_total(flat.numpy(), mean.numpy(), 1 / self._collective.size, part=Part())
+        except NonFiniteError:
+            place = int(torch.isfinite(flat).int().argmin())  # `flat` holds the sum by now
+            raise NonFiniteError(_explained(place, tensors, facts, flat[place].item())) from None
         start = 0
         for tensor in tensors:
             tensor.copy_(mean[start : start + tensor.numel()].view(tensor.shape))
@@ -105,8 +111,13 @@ class UpdaterAverage:
                         )
                     if value.dim() or key != "step":  # Adam's step of a parameter that is a single number
                         tensors.append(value)
-                        facts.append((name, key, "averaged"))
+                        facts.append((name, key, _AVERAGED))
                         continue
+                elif isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() > 1:
+                    raise UnsupportedError(
+                        f"save_updater=True averages state in the shape of its parameter; {key!r} of {name!r} has "
+                        f"{list(value.shape)}, the parameter {list(parameter.shape)}: use save_updater=False"
+                    )
                 facts.append((name, key, _plain(value)))
         return tensors, facts
 
@@ -125,6 +136,18 @@ class UpdaterAverage:
             f"the ranks' optimizers keep different things, so they cannot be averaged: {place[1]!r} of {place[0]!r} "
             f"({listed}). All ranks must train the same parameters in the same steps; or use save_updater=False"
         )
+
+
+def _explained(place: int, tensors: list[torch.Tensor], facts: list[tuple[str, str, Any]], value: float) -> str:
+    """Say which tensor has the element that is not finite."""
+    keys = [(name, key) for name, key, kind in facts if kind == _AVERAGED]
+    ends = np.cumsum([tensor.numel() for tensor in tensors])
+    which = int(np.searchsorted(ends, place, side="right"))
+    (name, key), inside = keys[which], place - int(ends[which]) + tensors[which].numel()
+    return (
+        f"the sum over all ranks of the optimizer's {key!r} is {value} at element {inside} of {name!r}: the weights "
+        "were averaged, the optimizer's state is each rank's own. Lower the learning rate or clip the gradients"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -127,7 +127,7 @@ class SharedUpdates(Synchroniser):
             momentum_masking, optimizer, per_step_codes=encode == "updates" and rules.schedule == ((0, 1),)
         )
         self._is_masked = masked
-        facts = {"exchange": exchange, "momentum_masking": masked, **codec.facts()}
+        facts = {"exchange": exchange, "local_steps": rules.schedule, "momentum_masking": masked, **codec.facts()}
         super().__init__(optimizer, collective, rules, facts, named_parameters)
 
     def _open(

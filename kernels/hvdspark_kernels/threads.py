@@ -79,10 +79,20 @@ def run(function: Callable[[int, int], _Result], parts: list[tuple[int, int]]) -
     """
     if len(parts) == 1:
         return [function(*parts[0])]
-    futures = [_pool.submit(function, begin, end) for begin, end in parts[1:]]
+    futures: list[Future[_Result]] = []
     try:
+        futures.extend(_pool.submit(function, begin, end) for begin, end in parts[1:])
         first = function(*parts[0])
     finally:
-        for future in futures:
-            future.exception()  # waits; a failure is raised by result() below
+        _wait(futures)  # a failure is raised by result() below
     return [first, *(future.result() for future in futures)]
+
+
+def _wait(futures: "list[Future[_Result]]") -> None:
+    """Wait for all, also through Ctrl-C, which is raised afterwards: they write to the caller's arrays."""
+    try:
+        for future in futures:
+            future.exception()
+    except BaseException:
+        _wait(futures)
+        raise

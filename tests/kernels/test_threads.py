@@ -33,6 +33,29 @@ def test_num_threads_below_one_is_refused():
         threads.ranges(10, 0, 1)
 
 
+def test_ctrl_c_waits_for_all_ranges(monkeypatch):
+    """They write to the caller's arrays, which must not change any more once the caller goes on."""
+    asked, done = [], threading.Event()
+
+    class Interrupted(threads.Future):
+        def exception(self, timeout=None):
+            asked.append(done.is_set())
+            if len(asked) == 1:
+                raise KeyboardInterrupt
+            return super().exception(timeout)
+
+    def work(begin, _end):
+        if begin:
+            threading.Event().wait(0.2)
+            done.set()
+
+    monkeypatch.setattr("concurrent.futures.thread._base.Future", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(work, [(0, 1), (1, 2)])
+    assert done.is_set()
+    assert asked[0] is False
+
+
 def test_results_come_in_order_and_the_first_range_runs_here():
     here = threading.get_ident()
     results = threads.run(lambda begin, end: (begin, end, threading.get_ident() == here), [(0, 1), (1, 2), (2, 5)])

@@ -104,6 +104,10 @@ EVIL = {
     "groups whose counts wrap": grouped(counts=(4, 2**32 - 1)),
     "groups with a magnitude NaN": grouped(magnitudes=(0.5, float("nan"))),
     "groups with a magnitude 0": grouped(magnitudes=(0.5, 0.0)),
+    "groups without codes, with a magnitude": grouped(counts=(2, 0), magnitudes=(0.5, 0.5)),
+    "groups without codes, with a magnitude -0": grouped(counts=(2, 0), magnitudes=(0.5, -0.0)),
+    "groups without codes, with a threshold -0": grouped(counts=(2, 0), thresholds=(0.5, -0.0), magnitudes=(0.5, 0.0)),
+    "groups and a magnitude -0 in the header": grouped(magnitude=-0.0),
     "groups with a threshold -1": grouped(thresholds=(0.5, -1.0)),
     "groups with a table that is not filled up": grouped(counts=(1, 1, 1), thresholds=(1, 1, 1), magnitudes=(1, 1, 1))
     | {"payload": np.array([1, 1, 1], "<u4").tobytes() + np.ones(6, "<f4").tobytes() + b"\1\0\0\0" + bytes(12)},

@@ -9,7 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.problem import alone, backward, even, make_data, make_module, ragged, sgd, shared_steps, weights
+from contracts.problem import (
+    CLASSES,
+    WIDTH,
+    alone,
+    backward,
+    even,
+    make_data,
+    make_module,
+    ragged,
+    sgd,
+    shared_steps,
+    weights,
+)
 from hvdspark import FixedThresholdAlgorithm, Nesterov, ParameterAveraging, SharedUpdates
 from hvdspark.collectives import open_collective, run_ranks
 from hvdspark.errors import ConfigurationError, NonFiniteError, RankLost, RankMismatch, UnsupportedError
@@ -133,16 +145,18 @@ def test_a_rank_alone_has_outer_momentum_too():
         assert plain.tobytes() == alone(12, even(1), sgd).tobytes()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     size=st.integers(2, 4),
     length=st.integers(1, 5),
     outer=st.sampled_from([None, Nesterov(0.7, 0.5)]),
     magnitude=st.sampled_from(["threshold", "mean"]),
-    counted=st.booleans(),
+    combine=st.sampled_from(["mean", "sum"]),
+    counts=st.lists(st.integers(0, 9), min_size=4, max_size=4),
 )
-def test_coded_local_steps_agree_and_lose_nothing(size, length, outer, magnitude, counted):
-    """Law 2; and what the ranks walked is in the weights or in the residuals (with weights of the ranks all one)."""
+def test_coded_local_steps_agree_and_lose_nothing(size, length, outer, magnitude, combine, counts):
+    """Law 2; law 1: what the ranks walked is in the weights or in the residuals; and each walk weighs as it should."""
+    counts[0] += 1  # somebody has examples
 
     def fn(world):
         module = make_module(seed=world.rank)
@@ -152,38 +166,140 @@ def test_coded_local_steps_agree_and_lose_nothing(size, length, outer, magnitude
             threshold_algorithm=FixedThresholdAlgorithm(1e-2),
             residual_post_processor=None,
             magnitude=magnitude,
+            combine=combine,
             local_steps=length,
             outer_optimizer=outer,
             verify_every=1,
         )
-        agreed = weights(module).astype(np.float64)
-        walked, prints = np.zeros_like(agreed), []
+        start, walked = weights(module).astype(np.float64), 0.0
+        add_difference = optimizer._exchange.add_difference
+
+        def watch(before, after, *args, **options):
+            nonlocal walked
+            found, own = before.astype(np.float64) - after, before.astype(np.float64) - weights(module)
+            by_examples = combine == "mean" and length > 1
+            weight = size * counts[world.rank] / sum(counts[:size]) if by_examples else 1.0
+            np.testing.assert_allclose(found, weight * own, rtol=0, atol=1e-6)
+            walked = walked + found
+            add_difference(before, after, *args, **options)
+
+        optimizer._exchange.add_difference = watch
+        prints = []
         for step in range(11):
             optimizer.zero_grad()
             backward(module, seed=10 * step + world.rank)
-            local_before = optimizer._exchange.add_difference
-            seen = []
-
-            def watch(before, after, *args, seen=seen, original=local_before, **options):
-                seen.append(before.astype(np.float64) - after)
-                original(before, after, *args, **options)
-
-            optimizer._exchange.add_difference = watch
-            optimizer.step(examples=64 if counted else None)
-            del optimizer._exchange.add_difference
-            walked += sum(seen) if seen else 0
+            optimizer.step(examples=counts[world.rank])
             if (step + 1) % length == 0:
                 prints.append(optimizer.fingerprint())
         optimizer.synchronise()
         optimizer.verify()
-        return prints, walked, optimizer._exchange.residual.astype(np.float64), agreed, weights(module)
+        return prints, walked - optimizer._exchange.residual, start, weights(module)
 
     found = run_ranks(fn, size)
     assert len({tuple(each[0]) for each in found}) == 1
-    assert len({each[4].tobytes() for each in found}) == 1
-    if outer is None and 11 % length == 0:
-        walked = sum(each[1] - each[2] for each in found) / size
-        np.testing.assert_allclose(found[0][3] - walked, found[0][4], rtol=0, atol=1e-5)
+    assert len({each[3].tobytes() for each in found}) == 1
+    if outer is None:
+        walked = sum(each[1] for each in found) / (size if combine == "mean" else 1)
+        np.testing.assert_allclose(found[0][2] - walked, found[0][3], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [ParameterAveraging, SharedUpdates])
+def test_ranks_that_part_are_told_at_the_end_of_the_period(make):
+    def fn(world):
+        module = make_module()
+        name = "averaging_frequency" if make is ParameterAveraging else "local_steps"
+        optimizer = make(sgd(module), world, verify_every=1, **{name: 3})
+        for step in range(5):
+            backward(module, seed=step)
+            optimizer.step()
+            if step == 2 and world.rank == 1:
+                with torch.no_grad():
+                    next(iter(module.parameters()))[0, 0] += 0.5
+        backward(module)
+        with pytest.raises(RankMismatch, match="weights differ between ranks after step 6"):
+            optimizer.step()
+
+    run_ranks(fn, 2)
+
+
+class Branching(torch.nn.Module):
+    """A layer more, which only some batches go through."""
+
+    def __init__(self):
+        super().__init__()
+        self.always, self.sometimes = make_module(), torch.nn.Linear(WIDTH, CLASSES)
+        with torch.no_grad():
+            for parameter in self.sometimes.parameters():
+                parameter.fill_(0.1)
+
+    def loss(self, rank, step):
+        x, y = make_data(16, seed=10 * step + rank)
+        out = self.always(x)
+        return torch.nn.functional.cross_entropy(out + self.sometimes(x) if self.uses(rank, step) else out, y)
+
+    @staticmethod
+    def uses(rank, step):
+        return step >= 3 + 2 * rank
+
+
+@pytest.mark.parametrize("encode", ["updates", "gradients"])
+def test_a_layer_that_one_rank_uses_before_the_others_is_trained_as_by_one_process(encode):
+    def fn(world):
+        module = Branching()
+        optimizer = SharedUpdates(sgd(module), world, exchange="dense", encode=encode)
+        for step in range(20):
+            optimizer.zero_grad()
+            module.loss(world.rank, step).backward()
+            optimizer.step()
+        return weights(module)
+
+    module = Branching()
+    optimizer = sgd(module)
+    for step in range(20):
+        optimizer.zero_grad()
+        (sum(module.loss(rank, step) for rank in range(2)) / 2).backward()
+        optimizer.step()
+    np.testing.assert_allclose(run_ranks(fn, 2)[0], weights(module), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("make_optimizer", [sgd, adam])
+def test_averaging_goes_on_where_one_rank_uses_a_layer_before_the_others(make_optimizer):
+    def fn(world):
+        module = Branching()
+        optimizer = ParameterAveraging(make_optimizer(module), world, averaging_frequency=4)
+        for step in range(13):
+            optimizer.zero_grad()
+            module.loss(world.rank, step).backward()
+            optimizer.step()
+        optimizer.synchronise()
+        return weights(module)
+
+    found = run_ranks(fn, 2)
+    assert found[0].tobytes() == found[1].tobytes()
+
+
+def test_what_the_optimizer_raises_on_one_rank_ends_the_others_too():
+    def fn(world):
+        module = make_module()
+        own = sgd(module)
+        optimizer = ParameterAveraging(own, world, averaging_frequency=4)
+        if world.rank == 1:
+            own.register_step_pre_hook(lambda *_: (_ for _ in ()).throw(KeyError("mine")))
+        backward(module)
+        if world.rank == 1:
+            with pytest.raises(KeyError, match="mine"):
+                optimizer.step()
+            return
+        for _ in range(3):
+            try:
+                optimizer.step()
+            except RankLost:  # asking which parameters are used, it may hear of it before the period is over
+                break
+        with pytest.raises(RankLost, match="rank 1"):
+            optimizer.step()
+        world.abort()
+
+    run_ranks(fn, 2)
 
 
 def test_ranks_meet_only_where_a_period_ends_and_fewer_bytes_go():
@@ -237,6 +353,59 @@ def test_a_state_in_the_middle_of_a_period_goes_on_bit_for_bit():
     run_ranks(fn, 2)
 
 
+def test_a_state_in_the_middle_of_a_period_goes_with_its_own_weights():
+    def fn(world):
+        module = make_module()
+        optimizer = ParameterAveraging(sgd(module), world, averaging_frequency=4)
+        backward(module, seed=world.rank)
+        optimizer.step()
+        with pytest.raises(ConfigurationError, match=r"call synchronise\(\) first"):
+            optimizer.verify()
+        state = copy.deepcopy(optimizer.state_dict())
+        other = ParameterAveraging(sgd(make_module(seed=9)), world, averaging_frequency=4)
+        other.load_state_dict(state)
+        with pytest.raises(ConfigurationError, match="this rank's own module"):
+            other.step()
+        with pytest.raises(ConfigurationError, match="this rank's own module"):
+            other.synchronise()
+
+    run_ranks(fn, 2)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"period": (torch.zeros(276),)},
+        {"period": (torch.zeros(3), 0, 4, 1, None, None)},
+        {"period": (torch.zeros(276), 0, 4, 4, None, None)},
+        {"period": (torch.zeros(276), 0, 4, 1, -2, None)},
+        {"steps": None},
+        {"exchanges": -1},
+        {"optimizer": {}},
+        {"optimizer": None},
+        {"exchange": None},
+        {"active": [True]},
+        {"rank": 7},
+        {"velocity": torch.zeros(276)},
+    ],
+    ids=lambda damage: next(iter(damage)),
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(damage):
+    def fn(world):
+        module = make_module()
+        optimizer = SharedUpdates(sgd(module), world, local_steps=4)
+        for step in range(6):
+            backward(module, seed=step)
+            optimizer.step()
+        before = copy.deepcopy(optimizer.state_dict())
+        with pytest.raises(ConfigurationError):
+            optimizer.load_state_dict({**copy.deepcopy(before), **damage})
+        after = optimizer.state_dict()
+        assert {name: str(value) for name, value in after.items()} == {n: str(v) for n, v in before.items()}
+
+    run_ranks(fn, 2)
+
+
 def test_after_an_error_the_weights_are_those_of_the_last_agreement():
     def fn(world):
         module = make_module()
@@ -281,6 +450,39 @@ def test_an_updater_that_cannot_be_averaged_is_refused_by_name():
             optimizer._followers[0](1.0)
 
     run_ranks(half, 2)
+
+    def factored(world):
+        module = make_module()
+        own = torch.optim.Adafactor(module.parameters())
+        optimizer = ParameterAveraging(own, world, averaging_frequency=1)
+        backward(module)
+        with pytest.raises(UnsupportedError, match=r"'col_var' of 'parameter 0' has .*save_updater=False"):
+            optimizer.step()
+
+    run_ranks(factored, 2)
+
+
+def test_an_updater_that_is_not_finite_is_named():
+    def fn(world):
+        module = make_module()
+        own = adam(module)
+        optimizer = ParameterAveraging(own, world, averaging_frequency=1, named_parameters=module.named_parameters())
+        backward(module)
+        optimizer.step()
+        backward(module)
+        own.state[module[2].weight]["exp_avg_sq"][1, 3] = np.inf if world.rank else 0.0
+        with pytest.raises(NonFiniteError, match=r"'exp_avg_sq' is inf at element 19 of '2.weight'"):
+            optimizer.step()
+
+    run_ranks(fn, 2)
+
+
+def test_options_that_differ_are_named_as_they_were_given():
+    def fn(world):
+        with pytest.raises(RankMismatch, match=r"averaging_frequency: rank 0: \[\[0, 3\]\], rank 1: \[\[0, 4\]\]"):
+            ParameterAveraging(sgd(make_module()), world, averaging_frequency=3 + world.rank)
+
+    run_ranks(fn, 2)
 
 
 @pytest.mark.parametrize("given", [0, -1, True, 1.5, (), ((1, 2),), ((0, 0),), ((0, 1), (0, 2)), ((0, 1, 2),)])

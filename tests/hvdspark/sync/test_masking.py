@@ -114,6 +114,7 @@ def test_where_it_cannot_act_it_is_refused(options, optimizer, said):
         SharedUpdates(optimizer(make_module()), world, momentum_masking=True, **options)
 
 
-def test_a_value_that_is_no_choice_is_refused():
+@pytest.mark.parametrize("choice", ["yes", 1, 0, np.True_, None])
+def test_a_value_that_is_no_choice_is_refused(choice):
     with open_collective("solo") as world, pytest.raises(ConfigurationError, match="momentum_masking: one of"):
-        SharedUpdates(sgd(make_module()), world, momentum_masking="yes")
+        SharedUpdates(sgd(make_module()), world, momentum_masking=choice)

@@ -1,0 +1,124 @@
+"""A synchroniser's state as it was saved, looked at whole before anything of it is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hvdspark.errors import ConfigurationError
+from hvdspark.sync.flat import FlatParameters
+from hvdspark.sync.period import Period
+
+__all__ = ["Kept", "Saved"]
+
+_KEYS = {
+    "optimizer", "exchange", "steps", "exchanges", "rank", "size", "bytes_sent", "local_bytes", "active", "period",
+    "velocity",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Who takes a state back.
+
+    Parameters
+    ----------
+    name : str
+        What errors call it.
+    rank, size : int
+        This rank, and how many there are.
+    flat : FlatParameters
+        The weights.
+    """
+
+    name: str
+    rank: int
+    size: int
+    flat: FlatParameters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A state that can be taken.
+
+    Parameters
+    ----------
+    optimizer, exchange : dict
+        Of the wrapped optimizer, and of the exchange; not looked at here.
+    velocity : torch.Tensor, optional
+        `[n] float32`, of the outer optimizer.
+    period : Period, optional
+        The one that it was taken in the middle of.
+    agreed : torch.Tensor, optional
+        `[n] float32`: the weights that this period set out from.
+    fingerprint : int, optional
+        Checksum of the weights that this rank had then.
+    active : ndarray, optional
+        `[parameters] bool`.
+    steps, exchanges, bytes_sent, local_bytes : int
+        Counts.
+    """
+
+    optimizer: dict[str, Any]
+    exchange: dict[str, Any]
+    velocity: torch.Tensor | None
+    period: Period | None
+    agreed: torch.Tensor | None
+    fingerprint: int | None
+    active: NDArray[np.bool_] | None
+    steps: int
+    exchanges: int
+    bytes_sent: int
+    local_bytes: int
+
+    @classmethod
+    def read(cls, state: dict[str, Any], kept: Kept, has_outer: bool) -> Self:  # noqa: FBT001
+        """Read what `state_dict` returned.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is another rank's, another model's or damaged.
+        """
+        if set(state) != _KEYS:
+            raise ConfigurationError(f"{kept.name}: a state has the keys {sorted(_KEYS)}, not {sorted(state)}")
+        if (state["rank"], state["size"]) != (kept.rank, kept.size):
+            raise ConfigurationError(
+                f"this is the state of rank {state['rank']} of {state['size']}, here is rank {kept.rank} of "
+                f"{kept.size}: each rank keeps back something else, so each saves and loads its own"
+            )
+        if (state["velocity"] is not None) != has_outer:
+            raise ConfigurationError("the state is of another outer_optimizer: one of them has none")
+        try:
+            return cls._read(state, kept)
+        except (TypeError, ValueError, KeyError) as error:
+            raise ConfigurationError(f"{kept.name}: the state is damaged: {error}") from error
+
+    @classmethod
+    def _read(cls, state: dict[str, Any], kept: Kept) -> Self:
+        agreed, fingerprint, *numbers = state["period"] or (None, None)
+        for tensor in (state["velocity"], agreed):
+            if tensor is not None and (tensor.shape, tensor.dtype) != (kept.flat.weights.shape, torch.float32):
+                raise ValueError(f"it is not of a model of {kept.flat.n} parameters")
+        active = state["active"] if state["active"] is None else np.array(state["active"], np.bool_)
+        if active is not None and active.shape != (len(kept.flat.parameters),):
+            raise ValueError(f"it is of {active.size} parameters, there are {len(kept.flat.parameters)}")
+        if not isinstance(state["optimizer"], dict) or not isinstance(state["exchange"], dict):
+            raise TypeError("the states of optimizer and exchange are no dictionaries")
+        counts = {name: state[name] for name in ("steps", "exchanges", "bytes_sent", "local_bytes")}
+        if not all(isinstance(count, int) and count >= 0 for count in counts.values()):
+            raise ValueError(f"{counts} are no counts")
+        return cls(
+            optimizer=state["optimizer"],
+            exchange=state["exchange"],
+            velocity=state["velocity"],
+            period=Period.of(numbers) if numbers else None,
+            agreed=agreed,
+            fingerprint=fingerprint,
+            active=active,
+            **counts,
+        )
