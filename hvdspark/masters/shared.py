@@ -44,6 +44,8 @@ class SharedTrainingMaster(TrainingMaster):
         takes ten from step 500 on. What is left over is exchanged at the end of each epoch.
     outer_optimizer : Nesterov, optional
         Outer momentum on the agreed difference.
+    overlap : {"none", "next_step"}
+        "next_step": an exchange is under way while the next step computes, and is applied one step late.
     topology : {"auto", "flat", "hosts"}
         "hosts": the ranks of a host sum what they have and encode once for it; "flat": every rank codes; "auto": by
         host, where there are several and one of them has several ranks.
@@ -62,6 +64,7 @@ class SharedTrainingMaster(TrainingMaster):
     momentum_masking: Literal["auto", True, False] = "auto"
     local_steps: int | tuple[tuple[int, int], ...] = 1
     outer_optimizer: Nesterov | None = None
+    overlap: Literal["none", "next_step"] = "none"
     topology: Literal["auto", "flat", "hosts"] = "auto"
     encoding_debug_mode: bool = False
 
@@ -83,6 +86,7 @@ class SharedTrainingMaster(TrainingMaster):
             momentum_masking=self.momentum_masking,
             local_steps=self.local_steps,
             outer_optimizer=self.outer_optimizer,
+            overlap=self.overlap,
             topology=self.topology,
             encoding_debug_mode=self.encoding_debug_mode,
         )

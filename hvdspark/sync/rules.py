@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from hvdspark.errors import ConfigurationError, UnsupportedError
 from hvdspark.sync.hosts import TOPOLOGIES
@@ -26,6 +26,8 @@ class Rules:
         From which step on, how many local steps a period has.
     outer : Nesterov, optional
         What is made of the agreed difference.
+    overlap : {"none", "next_step"}
+        Whether an exchange is under way while the next step computes.
     topology : {"auto", "flat", "hosts"}
         Whether ranks of a host come together first.
     verify_every : int
@@ -36,12 +38,25 @@ class Rules:
     combine: Literal["mean", "sum"] = "mean"
     schedule: tuple[tuple[int, int], ...] = ((0, 1),)
     outer: Nesterov | None = None
+    overlap: Literal["none", "next_step"] = "none"
     topology: Literal["auto", "flat", "hosts"] = "auto"
     verify_every: int = 100
+
+    def facts(self) -> dict[str, Any]:
+        """Return what must be equal on all ranks; whoever made the schedule names it."""
+        facts = {name: value for name, value in vars(self).items() if name not in ("schedule", "outer")}
+        return {**facts, "outer_optimizer": repr(self.outer)}
 
     def __post_init__(self) -> None:
         if not isinstance(self.verify_every, int) or self.verify_every < 0:
             raise ConfigurationError(f"verify_every: a whole number from 0 is needed, not {self.verify_every!r}")
+        if self.overlap not in ("none", "next_step"):
+            raise ConfigurationError(f"overlap: one of ('none', 'next_step') is needed, not {self.overlap!r}")
+        if self.overlap == "next_step" and (self.outer or self.schedule != ((0, 1),) or self.encode == "gradients"):
+            raise ConfigurationError(
+                'overlap="next_step" cannot act with local_steps, outer_optimizer or encode="gradients": it sends the '
+                "update of every single step"
+            )
         if self.topology not in TOPOLOGIES:
             raise ConfigurationError(f"topology: one of {TOPOLOGIES} is needed, not {self.topology!r}")
         if self.outer is not None and not isinstance(self.outer, Nesterov):

@@ -17,7 +17,7 @@ __all__ = ["Kept", "Saved"]
 
 _KEYS = {
     "optimizer", "exchange", "steps", "exchanges", "rank", "size", "bytes_sent", "local_bytes", "active", "period",
-    "velocity",
+    "under_way", "velocity",
 }  # fmt: skip
 
 
@@ -51,6 +51,8 @@ class Saved:
         Of the wrapped optimizer, and of the exchange; not looked at here.
     velocity : torch.Tensor, optional
         `[n] float32`, of the outer optimizer.
+    under_way : torch.Tensor, optional
+        `[n] float32`: what the last step has sent, summed over ranks and not yet applied.
     period : Period, optional
         The one that it was taken in the middle of.
     agreed : torch.Tensor, optional
@@ -66,6 +68,7 @@ class Saved:
     optimizer: dict[str, Any]
     exchange: dict[str, Any]
     velocity: torch.Tensor | None
+    under_way: torch.Tensor | None
     period: Period | None
     agreed: torch.Tensor | None
     fingerprint: int | None
@@ -101,7 +104,7 @@ class Saved:
     @classmethod
     def _read(cls, state: dict[str, Any], kept: Kept) -> Self:
         agreed, fingerprint, *numbers = state["period"] or (None, None)
-        for tensor in (state["velocity"], agreed):
+        for tensor in (state["velocity"], state["under_way"], agreed):
             if tensor is not None and (tensor.shape, tensor.dtype) != (kept.flat.weights.shape, torch.float32):
                 raise ValueError(f"it is not of a model of {kept.flat.n} parameters")
         active = state["active"] if state["active"] is None else np.array(state["active"], np.bool_)
@@ -116,6 +119,7 @@ class Saved:
             optimizer=state["optimizer"],
             exchange=state["exchange"],
             velocity=state["velocity"],
+            under_way=state["under_way"],
             period=Period.of(numbers) if numbers else None,
             agreed=agreed,
             fingerprint=fingerprint,

@@ -19,16 +19,19 @@ from torch import nn
 
 from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, UnsupportedError
+from hvdspark.sync.active import ActiveParameters
 from hvdspark.sync.base import Exchange, SyncReport
 from hvdspark.sync.flat import FlatParameters, as_array, frozen_parameters, parameters_of
 from hvdspark.sync.handshake import agree_on_run_id, broadcast_tensors_, compare_facts, compare_fingerprints
 from hvdspark.sync.hosts import open_hosts
 from hvdspark.sync.outer import OuterStep
+from hvdspark.sync.overlap import InFlight
 from hvdspark.sync.part import Part
 from hvdspark.sync.period import Period, count_examples, local_steps_at
 from hvdspark.sync.phases import Phases
 from hvdspark.sync.rules import Rules
 from hvdspark.sync.saved import Kept, Saved
+from hvdspark.sync.traffic import Traffic
 from hvdspark.sync.wrapped import WrappedOptimizer
 
 __all__ = ["Synchroniser"]
@@ -65,19 +68,23 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         self._collective = collective
         self._rules = rules
         self._phases = Phases()
-        self._steps = self._exchanges = self._verified = self._bytes_sent = self._local_bytes = 0
-        self._active: NDArray[np.bool_] | None = None  # which parameters are trained; agreed on in the first step
+        self._steps = self._exchanges = self._verified = 0
         named = list(named_parameters or ())
         self._flat = FlatParameters(parameters_of(optimizer))
         frozen = frozen_parameters(optimizer, named)
         self._compare(frozen, facts)
         run_id = agree_on_run_id(collective)
         broadcast_tensors_(collective, [self._flat.weights, *frozen])
+        self._active = ActiveParameters(collective, self._flat, self._phases, asks_on=rules.encode == "updates")
         self._hosts = open_hosts(collective, rules.topology)
+        self._traffic = Traffic(collective, self._hosts)
         self._exchange, self._followers = self._open(run_id, named)
         self._agreed = torch.empty(self._flat.n, dtype=torch.float32, device=self._exchange.device)
         self._joined = self._agreed if rules.outer is None else torch.empty_like(self._agreed)
         self._outer = None if rules.outer is None else OuterStep(rules.outer, self._agreed)
+        is_late = rules.overlap == "next_step" and collective.size > 1
+        late = (self._exchange, self._scale, self._traffic, self._agreed, self._followers)
+        self._flight = InFlight(*late) if is_late else None
         self._gradient = torch.empty_like(self._flat.weights) if rules.encode == "gradients" else None
         self._period: Period | None = None  # None: the ranks agree
         self._resumed_from: int | None = None  # checksum of the weights that a state in the middle of one goes with
@@ -96,13 +103,8 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
             "parameters of each group": [len(group["params"]) for group in self._optimizer.param_groups],
             "frozen parameters": [(list(p.shape), str(p.dtype)) for p in frozen],
             "optimizer": type(self._optimizer).__name__,
-            "encode": self._rules.encode,
-            "combine": self._rules.combine,
-            "outer_optimizer": repr(self._rules.outer),
-            "topology": self._rules.topology,
-            "verify_every": self._rules.verify_every,
         }
-        compare_facts(self._collective, {**own, **facts})
+        compare_facts(self._collective, {**own, **self._rules.facts(), **facts})
 
     # ---- a step ------------------------------------------------------------------------------------------------
 
@@ -151,25 +153,31 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
                 loss = closure()
         self._flat.check_bound(self._optimizer)
         self._check_resumed()
-        with self._counting_bytes(), torch.no_grad():
+        with self._traffic.counted(), torch.no_grad():
+            self._land()
             if self._is_alone:
                 self._optimizer.step()  # w - (w - w') is not w' to the last bit: alone, nothing is exchanged
             elif self._rules.encode == "updates":
-                self._step_updates(part, self._agree_on_active())
+                self._step_updates(part, self._active.agree())
             else:
-                self._step_gradients(part, self._agree_on_active())
+                self._step_gradients(part, self._active.agree())
             self._steps += 1
             self._verify_now_and_then()
+        if self._flight is not None:
+            self._flight.launch()
         return loss
 
     def synchronise(self) -> None:
         """Bring the ranks together in the middle of a period, so that all have the same weights; else do nothing.
 
-        All ranks call it at the same step: before they evaluate or save the model.
+        All ranks call it at the same step: before they evaluate or save the model; and with ``overlap="next_step"``
+        before they use the collective for anything else, or close it.
         """
+        with self._traffic.counted(), torch.no_grad():
+            self._land()
         if self._period is not None:
             self._check_resumed()
-            with self._counting_bytes(), torch.no_grad():
+            with self._traffic.counted(), torch.no_grad():
                 self._meet(self._period)
 
     @property
@@ -179,19 +187,6 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
     @property
     def _scale(self) -> float:
         return 1.0 / self._collective.size if self._rules.combine == "mean" else 1.0
-
-    def _agree_on_active(self) -> NDArray[np.bool_]:
-        """Find out which parameters have a gradient on some rank: layers that nobody uses are left alone.
-
-        Ranks ask each other until all parameters are used. (Where gradients are exchanged, the sum tells it later on.)
-        """
-        active = self._active
-        if active is None or (self._rules.encode == "updates" and not active.all()):
-            counts = self._flat.with_gradient().astype(np.int32)
-            with self._phases.timed("exchange"):
-                self._collective.allreduce_(counts)
-            active = self._active = counts > 0 if active is None else active | (counts > 0)
-        return active
 
     def _step_updates(self, part: Part, active: NDArray[np.bool_]) -> None:
         if self._period is None:
@@ -230,6 +225,11 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
             local = self._flat.weights.detach().to(self._agreed.device)
             if weight != 1.0:
                 local = torch.lerp(self._agreed, local, weight)
+            if self._flight is not None:
+                torch.sub(self._agreed, local, out=self._flight.vector)
+                self._flight.load(period.part)
+                self._go_on()
+                return
             before, after = as_array(self._agreed), as_array(local)
             if self._outer is None:
                 self._exchange.add_difference(before, after, before, -self._scale, part=period.part)
@@ -242,6 +242,16 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         for follow in self._followers:
             follow(weight)
 
+    def _land(self) -> None:
+        """Apply what the last step has sent, if that is still under way."""
+        if self._flight is not None and self._flight.is_under_way:
+            with self._phases.timed("wait"):
+                difference = self._flight.land()
+            self._agreed.copy_(self._flat.weights)
+            self._agreed.sub_(difference)
+            self._go_on()
+            self._exchanges += 1
+
     @contextlib.contextmanager
     def _undone_on_error(self) -> Iterator[None]:
         try:
@@ -249,21 +259,6 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         except BaseException:
             self._go_on()
             raise
-
-    @contextlib.contextmanager
-    def _counting_bytes(self) -> Iterator[None]:
-        before = self._counted()
-        try:
-            yield
-        finally:
-            sent, local = self._counted()
-            self._bytes_sent += sent - before[0]
-            self._local_bytes += local - before[1]
-
-    def _counted(self) -> tuple[int, int]:
-        if self._hosts is None:
-            return self._collective.sent_bytes, 0
-        return self._collective.sent_bytes + self._hosts.sent_bytes, self._hosts.local_bytes
 
     def _go_on(self) -> None:
         """Take the weights that were agreed on; after an error they are still those of the last agreement."""
@@ -287,12 +282,11 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
 
     def _weigh_gradients(self, part: Part) -> None:
         """Scale this rank's gradients so that the plain mean over ranks is the mean over examples."""
-        if part.examples is None or self._rules.combine == "sum":
-            return
-        with self._phases.timed("exchange"):
-            total = count_examples(self._collective, part)
-        if total:
-            self._flat.scale_gradients(self._collective.size * part.examples / total)
+        if part.examples is not None and self._rules.combine == "mean":
+            with self._phases.timed("exchange"):
+                total = count_examples(self._collective, part)
+            if total:
+                self._flat.scale_gradients(self._collective.size * part.examples / total)
 
     # ---- weights -----------------------------------------------------------------------------------------------
 
@@ -335,18 +329,20 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         this rank's alone (call `synchronise` first, and one module does for all). What torch keeps in it, such as
         momentum, is the optimizer's own memory: the next step changes it.
         """
+        under_way = None if self._flight is None else self._flight.wait()
         return {
             "optimizer": self._optimizer.state_dict(),
             "exchange": self._exchange.state_dict(),
             "velocity": None if self._outer is None else self._outer.velocity.clone(),
             "period": self._period and (self._agreed.clone(), self.fingerprint(), *self._period.numbers()),
+            "under_way": under_way if under_way is None else under_way.clone(),
             "steps": self._steps,
             "exchanges": self._exchanges,
             "rank": self._collective.rank,
             "size": self._collective.size,
-            "bytes_sent": self._bytes_sent,
-            "local_bytes": self._local_bytes,
-            "active": None if self._active is None else self._active.tolist(),
+            "bytes_sent": self._traffic.sent,
+            "local_bytes": self._traffic.local,
+            "active": self._active.as_list(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -370,9 +366,11 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         self._period, self._resumed_from = state.period, state.fingerprint
         if state.agreed is not None:
             self._agreed.copy_(state.agreed)
-        self._active = state.active
+        if self._flight is not None:
+            self._flight.restore(state.under_way)
+        self._active.flags = state.active
         self._steps, self._exchanges = state.steps, state.exchanges
-        self._bytes_sent, self._local_bytes = state.bytes_sent, state.local_bytes
+        self._traffic.sent, self._traffic.local = state.bytes_sent, state.local_bytes
         self._verified = self._steps - self._steps % (self._rules.verify_every or 1)
 
     def _kept(self) -> Kept:
@@ -392,8 +390,8 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         return SyncReport(
             steps=self._steps,
             exchanges=self._exchanges,
-            bytes_sent=self._bytes_sent,
-            local_bytes=self._local_bytes,
+            bytes_sent=self._traffic.sent,
+            local_bytes=self._traffic.local,
             dense_bytes=4 * self._flat.n * self._steps,
             seconds=dict(self._phases.seconds),
             **self._exchange.measures(),

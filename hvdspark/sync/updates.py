@@ -61,6 +61,9 @@ class SharedUpdates(Synchroniser):
         ``((0, 1), (500, 10))`` begins with one and takes ten from step 500 on. See `synchronise`.
     outer_optimizer : Nesterov, optional
         What is made of the agreed difference: outer momentum (SlowMo, DiLoCo).
+    overlap : {"none", "next_step"}
+        "next_step": what a step has to send is sent while the next one computes, and applied before the weights move
+        again: one step late. It hides the exchange, and costs loss (docs/benchmarks.md): never by default.
     topology : {"auto", "flat", "hosts"}
         "hosts": the ranks of a host sum what they have, and encode once for it; only messages of hosts go between
         them. "flat": every rank codes. "auto": by host, where there are several and one of them has several ranks.
@@ -98,6 +101,7 @@ class SharedUpdates(Synchroniser):
         momentum_masking: Literal["auto"] | bool = "auto",
         local_steps: LocalSteps = 1,
         outer_optimizer: Nesterov | None = None,
+        overlap: Literal["none", "next_step"] = "none",
         topology: Literal["auto", "flat", "hosts"] = "auto",
         encoding_debug_mode: bool | Callable[[EncodingRecord], None] = False,
         named_parameters: Iterable[tuple[str, nn.Parameter]] | None = None,
@@ -119,6 +123,7 @@ class SharedUpdates(Synchroniser):
             combine=combine,
             schedule=checked_local_steps(local_steps),
             outer=outer_optimizer,
+            overlap=overlap,
             topology=topology,
             verify_every=verify_every,
         )

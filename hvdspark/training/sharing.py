@@ -81,6 +81,7 @@ class SharingOptions(Sharing):
     momentum_masking: Literal["auto"] | bool
     local_steps: LocalSteps
     outer_optimizer: Nesterov | None
+    overlap: Literal["none", "next_step"]
     topology: Literal["auto", "flat", "hosts"]
     encoding_debug_mode: bool
 
@@ -95,7 +96,12 @@ class SharingOptions(Sharing):
             encoding_debug_mode=self.encoding_debug_mode,
         )
         check_options(self.encode, self.combine, self.exchange, codec)
-        Rules(encode=self.encode, schedule=checked_local_steps(self.local_steps), outer=self.outer_optimizer)
+        Rules(
+            encode=self.encode,
+            schedule=checked_local_steps(self.local_steps),
+            outer=self.outer_optimizer,
+            overlap=self.overlap,
+        )
 
     def wrap(
         self,

@@ -67,6 +67,12 @@ def test_ranks_of_one_host_encode_once_for_it(spark, table):
     assert "sum inside" in first.seconds
 
 
+def test_an_exchange_under_way_while_the_next_step_computes(spark, table):
+    result = fit(spark, table, master=make_master(overlap="next_step"), epochs=3)
+    assert result.history[-1]["score"] < 0.7 * result.history[0]["score"]
+    assert {rank.exchanges for rank in result.stats.ranks} == {3 * 13}, "the last of an epoch is not lost"
+
+
 def test_masters_round_trip():
     for master in (
         averaging(
@@ -95,6 +101,7 @@ def test_masters_round_trip():
         (make_master, {"momentum_masking": True, "exchange": "dense"}, "momentum_masking"),
         (make_master, {"momentum_masking": "yes"}, "momentum_masking"),
         (make_master, {"topology": "ring"}, "topology"),
+        (make_master, {"overlap": "next_step", "local_steps": 2}, "overlap"),
         (averaging, {"aggregation_depth": 3}, "aggregation_depth"),
     ],
 )
