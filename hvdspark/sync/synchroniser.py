@@ -145,7 +145,6 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         nothing that was to be sent is lost from a residual; but the optimizer's own state may have moved, and may hold
         NaN. What the wrapped optimizer raises on one rank ends the collective: the others get RankLost.
         """
-        self._refuse_scaler()
         part = Part.checked(examples, total_examples)
         loss = None
         if closure is not None:
@@ -155,6 +154,8 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         self._check_resumed()
         with self._traffic.counted(), torch.no_grad():
             self._land()
+            if not self._may_step(self._collective, self._flat):
+                return loss
             if self._is_alone:
                 self._optimizer.step()  # w - (w - w') is not w' to the last bit: alone, nothing is exchanged
             elif self._rules.encode == "updates":

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 import torch
 
+from hvdspark.collectives import Collective
 from hvdspark.errors import UnsupportedError
+from hvdspark.sync.flat import FlatParameters
 
 __all__ = ["WrappedOptimizer"]
 
@@ -30,6 +33,7 @@ class WrappedOptimizer(torch.optim.Optimizer):
 
     # GradScaler then calls `step` always and tells it what it found; else it would skip the step of one rank alone.
     _step_supports_amp_scaling = True
+    grad_scale: torch.Tensor | None
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         if isinstance(optimizer, torch.optim.LBFGS):
@@ -63,19 +67,23 @@ class WrappedOptimizer(torch.optim.Optimizer):
         """Reset the gradients, as torch's optimizers do."""
         self._optimizer.zero_grad(set_to_none=set_to_none)
 
-    def _refuse_scaler(self) -> None:
-        """Refuse a GradScaler: each rank would skip and scale for itself.
+    def _may_step(self, collective: Collective, flat: FlatParameters) -> bool:
+        """Do what torch.amp.GradScaler leaves to an optimizer that it tells what it found; True without one.
 
-        Raises
-        ------
-        UnsupportedError
-            It is GradScaler that called `step`.
+        A step is skipped by all ranks or by none. Each rank's scaler goes on by what it found itself, so ranks may come
+        to scale differently, which takes nothing from the gradients: they are unscaled here.
         """
-        if hasattr(self, "found_inf"):
-            raise UnsupportedError(
-                "torch.amp.GradScaler decides for one rank alone whether a step is taken: use bfloat16 autocast, which "
-                "needs no scaler"
-            )
+        found = getattr(self, "found_inf", None)
+        if found is None:
+            return True
+        skips = np.array([bool(found)], np.int32)
+        collective.allreduce_(skips)
+        if skips[0]:
+            return False
+        scale = self.grad_scale  # None where the user has unscaled them: to clip them, for example
+        if scale is not None:
+            flat.scale_gradients(1.0 / float(scale))
+        return True
 
     def __getstate__(self) -> dict[str, Any]:
         raise UnsupportedError(

@@ -160,17 +160,6 @@ def test_a_parameter_unfrozen_or_added_later():
             optimizer.step()
 
 
-def test_a_grad_scaler():
-    """It would skip the step of one rank alone."""
-    with open_collective("solo") as world:
-        module = make_module()
-        optimizer = SharedUpdates(sgd(module), world)
-        scaler = torch.amp.GradScaler("cpu")
-        scaler.scale(module(torch.ones(1, WIDTH)).sum()).backward()
-        with pytest.raises(UnsupportedError, match="bfloat16"):
-            scaler.step(optimizer)
-
-
 @pytest.mark.parametrize(
     ("given", "words"),
     [
