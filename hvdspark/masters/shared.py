@@ -30,8 +30,9 @@ class SharedTrainingMaster(TrainingMaster):
         What is coded: what a rank's own optimizer would change, or its gradient.
     combine : {"mean", "sum"}
         Mean over ranks, weighted by examples; or their sum, as Deeplearning4j does.
-    exchange : {"codec", "dense"}
-        Threshold codes, or everything by allreduce; then the options of the codec are refused.
+    exchange : {"codec", "dense", "auto"}
+        Threshold codes; everything by allreduce, where the options of the codec are refused; or what took less time in
+        the first eight exchanges.
     magnitude : {"threshold", "mean"}
         What a code stands for: the threshold, or the mean magnitude of what is sent.
     threshold_scope : {"model", "group", "parameter"}
@@ -58,7 +59,7 @@ class SharedTrainingMaster(TrainingMaster):
     residual_post_processor: AnyResidualPostProcessor | None = DEFAULT_POST_PROCESSOR
     encode: Literal["updates", "gradients"] = "updates"
     combine: Literal["mean", "sum"] = "mean"
-    exchange: Literal["codec", "dense"] = "codec"
+    exchange: Literal["codec", "dense", "auto"] = "codec"
     magnitude: Literal["threshold", "mean"] = "threshold"
     threshold_scope: Literal["model", "group", "parameter"] = "model"
     momentum_masking: Literal["auto", True, False] = "auto"

@@ -46,7 +46,7 @@ class CodecOptions:
 _CHOICES = {
     "encode": ("updates", "gradients"),
     "combine": ("mean", "sum"),
-    "exchange": ("codec", "dense"),
+    "exchange": ("codec", "dense", "auto"),
     "magnitude": ("threshold", "mean"),
     "threshold_scope": ("model", "group", "parameter"),
     "momentum_masking": ("auto", True, False),

@@ -15,6 +15,7 @@ from torch import nn
 from hvdspark.codec import Encoder, EncodingRecord, ResidualPostProcessor, ThresholdAlgorithm
 from hvdspark.collectives import Collective
 from hvdspark.sync.base import Exchange
+from hvdspark.sync.chooser import AutoExchange
 from hvdspark.sync.coded import CodedExchange, encoding_log
 from hvdspark.sync.dense import DenseExchange
 from hvdspark.sync.flat import codec_device
@@ -47,8 +48,9 @@ class SharedUpdates(Synchroniser):
         gradient (the optimizer runs after decoding, with equal state on all ranks).
     combine : {"mean", "sum"}
         How ranks' parts are joined: their mean, weighted by examples, or their sum, as Deeplearning4j does.
-    exchange : {"codec", "dense"}
-        Threshold codes, or everything by allreduce (the null codec).
+    exchange : {"codec", "dense", "auto"}
+        Threshold codes; everything by allreduce (the null codec); or what took less time in the first eight exchanges,
+        on the slowest rank: logged by ``hvdspark``, level INFO.
     magnitude : {"threshold", "mean"}
         What a code stands for: the threshold, or the mean magnitude of what is sent.
     threshold_scope : {"model", "group", "parameter"}
@@ -95,7 +97,7 @@ class SharedUpdates(Synchroniser):
         residual_post_processor: ResidualPostProcessor | None = DEFAULT_POST_PROCESSOR,
         encode: Literal["updates", "gradients"] = "updates",
         combine: Literal["mean", "sum"] = "mean",
-        exchange: Literal["codec", "dense"] = "codec",
+        exchange: Literal["codec", "dense", "auto"] = "codec",
         magnitude: Literal["threshold", "mean"] = "threshold",
         threshold_scope: Literal["model", "group", "parameter"] = "model",
         momentum_masking: Literal["auto"] | bool = "auto",
@@ -127,8 +129,9 @@ class SharedUpdates(Synchroniser):
             topology=topology,
             verify_every=verify_every,
         )
-        self._codec = codec if exchange == "codec" else None
-        masked = exchange == "codec" and wants_mask(
+        self._codec = None if exchange == "dense" else codec
+        self._is_auto = exchange == "auto"
+        masked = exchange != "dense" and wants_mask(
             momentum_masking, optimizer, per_step_codes=encode == "updates" and rules.schedule == ((0, 1),)
         )
         self._is_masked = masked
@@ -152,8 +155,17 @@ class SharedUpdates(Synchroniser):
             num_threads=codec.num_threads,
             observer=encoding_log(codec.encoding_debug_mode),
         )
-        exchange = CodedExchange(self._collective, encoder, run_id, self._phases, codec.num_threads, self._hosts)
+        coded = CodedExchange(self._collective, encoder, run_id, self._phases, codec.num_threads, self._hosts)
+        exchange: Exchange = coded
+        if self._is_auto:
+            dense = DenseExchange(self._collective, flat.n, self._phases, self._hosts)
+            exchange = AutoExchange(self._collective, coded, dense)
         if not self._is_masked:
             return exchange, ()
         mask = MomentumMask(self._optimizer, flat)
-        return exchange, (lambda _weight: mask.clear(exchange.sent),)
+
+        def mask_sent(_weight: float) -> None:
+            if exchange.sent is not None:  # what goes dense, as a whole, is of this very step
+                mask.clear(exchange.sent)
+
+        return exchange, (mask_sent,)

@@ -75,7 +75,7 @@ class SharingOptions(Sharing):
     residual_post_processor: ResidualPostProcessor | None
     encode: Literal["updates", "gradients"]
     combine: Literal["mean", "sum"]
-    exchange: Literal["codec", "dense"]
+    exchange: Literal["codec", "dense", "auto"]
     magnitude: Literal["threshold", "mean"]
     threshold_scope: Literal["model", "group", "parameter"]
     momentum_masking: Literal["auto"] | bool
@@ -118,7 +118,7 @@ class SharingOptions(Sharing):
             world,
             **{**options, "encoding_debug_mode": observer if self.encoding_debug_mode else False},
             named_parameters=named_parameters,
-            num_threads=num_threads if self.exchange == "codec" else None,
+            num_threads=None if self.exchange == "dense" else num_threads,
         )
 
 

@@ -5,6 +5,7 @@ import pytest
 from contracts import exchange as contract
 from hvdspark.codec import AdaptiveThresholdAlgorithm, Encoder, FixedThresholdAlgorithm
 from hvdspark.sync import compared
+from hvdspark.sync.chooser import AutoExchange
 from hvdspark.sync.coded import CodedExchange
 from hvdspark.sync.dense import DenseExchange
 
@@ -16,7 +17,21 @@ def coded(algorithm, **options):
     return make
 
 
+def auto(choice):
+    """One that has chosen, or that is still trying."""
+
+    def make(collective, n, phases):
+        codec = coded(FixedThresholdAlgorithm(1e-2))(collective, n, phases)
+        made = AutoExchange(collective, codec, DenseExchange(collective, n, phases))
+        made.choice = choice
+        return made
+
+    return make
+
+
 FACTORIES = {
+    "auto, trying": auto(None),
+    "auto, codec": auto("codec"),
     "dense": DenseExchange,
     "fixed": coded(FixedThresholdAlgorithm(1e-2)),
     "adaptive": coded(AdaptiveThresholdAlgorithm()),

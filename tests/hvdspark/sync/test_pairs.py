@@ -19,7 +19,7 @@ OPTIONS = {
     "residual_post_processor": [None],
     "encode": ["gradients"],
     "combine": ["sum"],
-    "exchange": ["dense"],
+    "exchange": ["dense", "auto"],
     "magnitude": ["mean"],
     "threshold_scope": ["group", "parameter"],
     "momentum_masking": [False],

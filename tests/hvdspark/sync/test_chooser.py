@@ -1,0 +1,139 @@
+"""exchange="auto": it goes on with what is faster for the slowest rank, says so, and loses nothing in between."""
+
+import logging
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from contracts.problem import backward, make_module, sgd, weights
+from hvdspark import FixedThresholdAlgorithm, SharedUpdates
+from hvdspark.collectives import run_ranks
+from hvdspark.errors import ConfigurationError, NonFiniteError
+
+OPTIONS = {"threshold_algorithm": FixedThresholdAlgorithm(2e-3), "residual_post_processor": None, "exchange": "auto"}
+
+
+def slow_down(exchange, name, seconds=0.03):
+    part = getattr(exchange, f"_{name}")
+    add = part.add_total
+
+    def slowly(*args, **options):
+        time.sleep(seconds)
+        add(*args, **options)
+
+    part.add_total = slowly
+    if name == "coded":
+        differ = part.add_difference
+
+        def also_slowly(*args, **options):
+            time.sleep(seconds)
+            differ(*args, **options)
+
+        part.add_difference = also_slowly
+
+
+@pytest.mark.parametrize("encode", ["updates", "gradients"])
+@pytest.mark.parametrize(("slow", "chosen"), [("coded", "dense"), ("dense", "codec")])
+def test_the_slowest_rank_decides_for_all(caplog, encode, slow, chosen):
+    def fn(world):
+        module = make_module(seed=world.rank)
+        optimizer = SharedUpdates(sgd(module), world, encode=encode, verify_every=1, **OPTIONS)
+        if world.rank == 1:
+            slow_down(optimizer._exchange, slow)
+        for step in range(12):
+            assert optimizer._exchange.choice == (chosen if step >= 8 else None)
+            optimizer.zero_grad()
+            backward(module, seed=10 * step + world.rank)
+            optimizer.step()
+        return optimizer.report().density
+
+    with caplog.at_level(logging.INFO, logger="hvdspark"):
+        densities = run_ranks(fn, 2)
+    assert f'exchange="auto" goes on with {chosen}: ' in caplog.text
+    assert all((density == 1.0) == (chosen == "dense") for density in densities)
+
+
+@pytest.mark.parametrize("choice", [None, "codec", "dense"])
+def test_nothing_is_lost_on_the_way(choice):
+    """Law 1 through trials and choice: what the ranks walked is in the weights or in the residuals."""
+
+    def fn(world):
+        module = make_module(seed=world.rank)
+        optimizer = SharedUpdates(sgd(module, lr=0.05), world, verify_every=1, **OPTIONS)
+        exchange = optimizer._exchange
+        start, walked = weights(module).astype(np.float64), 0.0
+        add_difference = exchange.add_difference
+
+        def watch(before, after, *args, **options):
+            nonlocal walked
+            walked = walked + (before.astype(np.float64) - after)
+            add_difference(before, after, *args, **options)
+
+        exchange.add_difference = watch
+        for step in range(11):
+            if step == 8:
+                exchange.choice = choice or exchange.choice
+            optimizer.zero_grad()
+            backward(module, seed=10 * step + world.rank)
+            optimizer.step()
+            if exchange._last == "dense":
+                assert not exchange.residual.any()
+        return walked - exchange.residual, start, weights(module)
+
+    found = run_ranks(fn, 3)
+    assert len({each[2].tobytes() for each in found}) == 1
+    walked = sum(each[0] for each in found) / 3
+    np.testing.assert_allclose(found[0][1] - walked, found[0][2], rtol=0, atol=1e-5)
+
+
+def test_nan_in_a_dense_turn_moves_nothing_and_stays_out_of_the_residual():
+    def fn(world):
+        module = make_module()
+        optimizer = SharedUpdates(sgd(module), world, **OPTIONS)
+        backward(module, seed=world.rank)
+        optimizer.step()
+        optimizer._exchange.choice = "dense"
+        before, kept = weights(module), optimizer._exchange.residual.copy()
+        backward(module, seed=world.rank)
+        if world.rank == 1:
+            next(iter(module.parameters())).grad[0, 0] = np.nan
+        with pytest.raises(NonFiniteError):
+            optimizer.step()
+        assert weights(module).tobytes() == before.tobytes()
+        assert np.isfinite(optimizer._exchange.residual).all()
+        assert np.array_equal(optimizer._exchange.residual, kept) == (world.rank == 1)
+
+    run_ranks(fn, 2)
+
+
+def test_momentum_is_masked_in_turns_of_the_codec_only():
+    def fn(world):
+        module = make_module()
+        optimizer = SharedUpdates(sgd(module), world, **OPTIONS)
+        for step in range(8):
+            optimizer.zero_grad()
+            backward(module, seed=10 * step + world.rank)
+            optimizer.step()
+            momentum = torch.cat([optimizer.state[p]["momentum_buffer"].reshape(-1) for p in module.parameters()])
+            assert bool((momentum == 0).any()) == (step < 4)
+
+    run_ranks(fn, 2)
+
+
+def test_a_state_keeps_the_choice():
+    def fn(world):
+        module = make_module()
+        optimizer = SharedUpdates(sgd(module), world, **OPTIONS)
+        for step in range(9):
+            backward(module, seed=step)
+            optimizer.step()
+        other = SharedUpdates(sgd(make_module()), world, **OPTIONS)
+        other.load_state_dict(optimizer.state_dict())
+        assert other._exchange.choice == optimizer._exchange.choice is not None
+        coded = SharedUpdates(sgd(make_module()), world)
+        with pytest.raises(ConfigurationError, match="auto"):
+            other.load_state_dict({**optimizer.state_dict(), "exchange": coded._exchange.state_dict()})
+
+    run_ranks(fn, 2)
