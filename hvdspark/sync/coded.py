@@ -129,8 +129,13 @@ class CodedExchange(Exchange):
     def _exchange(self, encode: Callable[[Stamp], NDArray[np.uint8]], out: Vector, scale: float, part: Part) -> None:
         message, failure = self._encoded(encode, part) if self._is_sender else (np.empty(0, np.uint8), None)
         try:
-            with self._phases.timed("exchange"):
-                messages = self._ranks.allgather(message if failure is None else _notice(failure))
+            try:
+                with self._phases.timed("exchange"):
+                    messages = self._ranks.allgather(message if failure is None else _notice(failure))
+            except RankLost as error:
+                if failure is not None:  # a rank that heard of it was gone before this one got back
+                    raise failure from error
+                raise
             if failure is not None:
                 raise failure
             with self._phases.timed("decode"):

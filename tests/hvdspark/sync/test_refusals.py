@@ -142,6 +142,30 @@ def test_a_message_that_is_too_long_is_told_to_all_and_stays_in_the_residual(mon
     run_ranks(fn, 2)
 
 
+def test_a_rank_says_why_it_failed_also_where_the_others_were_faster():
+    """They hear of it, raise, and are gone before its own exchange returns."""
+
+    def fn(world):
+        module = make_module()
+        optimizer = SharedUpdates(sgd(module), world)
+        allgather = world.allgather
+
+        def lost(message):
+            allgather(message)
+            raise RankLost("a rank gave up")
+
+        backward(module)
+        if world.rank == 1:
+            next(iter(module.parameters())).grad[0, 0] = np.nan
+            world.allgather = lost
+        with pytest.raises(NonFiniteError if world.rank == 1 else RankLost):
+            optimizer.step()
+        if world.rank == 1:
+            del world.allgather
+
+    run_ranks(fn, 2)
+
+
 def test_a_parameter_unfrozen_or_added_later():
     with open_collective("solo") as world:
         module = make_module()
