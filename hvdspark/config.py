@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from hvdspark.errors import ConfigurationError
 
@@ -43,8 +44,17 @@ class Configuration(BaseModel):
         return type(self)(**{**options, **changes})
 
     def to_json(self) -> str:
-        """Return the options as JSON text that `from_json` takes back."""
-        return self.model_dump_json(indent=2)
+        """Return the options as JSON text that `from_json` takes back.
+
+        Raises
+        ------
+        ConfigurationError
+            If an option is an object that text cannot hold; the message names it.
+        """
+        try:
+            return self.model_dump_json(indent=2)
+        except PydanticSerializationError as error:  # it hides what the option's own writer said
+            raise ConfigurationError(f"{type(self).__name__}: {str(error).rpartition('Error: ')[2]}") from None
 
     def to_yaml(self) -> str:
         """Return the options as YAML text that `from_yaml` takes back."""

@@ -28,7 +28,7 @@ def test_fit_learns_and_says_so(fitted):
     scores = [epoch["score"] for epoch in result.history]
     assert scores[-1] < 0.5 * scores[0]
     assert result.score == scores[-1] == model.score
-    assert result.history[-1]["validation_score"] < scores[-1] * 1.1
+    assert result.history[-1]["validation_score"] < scores[-1] * 1.5
     assert result.network is model.network
     assert model.stats is result.stats
     assert result.seed == 5
