@@ -184,8 +184,12 @@ def read(
     if not codes.size:
         return -1 if payload.size else 0
     most, parts = min(n, MAX_MAGNITUDE), _parts(codes.size, num_threads)
-    good = threads.run(lambda begin, end: read_chunks(payload, parameter, most, codes, begin, end), parts)
-    for (begin, end), chunks in zip(parts, good, strict=True):
-        if chunks < end - begin:
-            return int(begin + chunks) * chunk_of(codes.size)
-    return int(codes.size)
+    if len(parts) == 1:  # a short list takes no longer than threads.run would
+        good, whole = [read_chunks(payload, parameter, most, codes, *parts[0])], parts[0][1]
+    else:
+        good = threads.run(lambda begin, end: read_chunks(payload, parameter, most, codes, begin, end), parts)
+        whole = parts[-1][1]
+    if sum(good) == whole:
+        return codes.size
+    first = next(place for place, (begin, end) in enumerate(parts) if good[place] < end - begin)
+    return int(parts[first][0] + good[first]) * chunk_of(codes.size)
