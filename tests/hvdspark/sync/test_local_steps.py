@@ -1,6 +1,5 @@
 """Local steps, outer momentum and parameter averaging, against several models in one process: no ranks, no codec."""
 
-import copy
 import functools
 
 import numpy as np
@@ -10,8 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.problem import (
-    CLASSES,
-    WIDTH,
     alone,
     backward,
     even,
@@ -25,8 +22,6 @@ from contracts.problem import (
 from hvdspark import FixedThresholdAlgorithm, Nesterov, ParameterAveraging, SharedUpdates
 from hvdspark.collectives import open_collective, run_ranks
 from hvdspark.errors import ConfigurationError, NonFiniteError, RankLost, RankMismatch, UnsupportedError
-from hvdspark.sync.part import Part
-from hvdspark.sync.period import Period, checked_local_steps, local_steps_at
 
 
 def adam(module):
@@ -222,62 +217,6 @@ def test_ranks_that_part_are_told_at_the_end_of_the_period(make):
     run_ranks(fn, 2)
 
 
-class Branching(torch.nn.Module):
-    """A layer more, which only some batches go through."""
-
-    def __init__(self):
-        super().__init__()
-        self.always, self.sometimes = make_module(), torch.nn.Linear(WIDTH, CLASSES)
-        with torch.no_grad():
-            for parameter in self.sometimes.parameters():
-                parameter.fill_(0.1)
-
-    def loss(self, rank, step):
-        x, y = make_data(16, seed=10 * step + rank)
-        out = self.always(x)
-        return torch.nn.functional.cross_entropy(out + self.sometimes(x) if self.uses(rank, step) else out, y)
-
-    @staticmethod
-    def uses(rank, step):
-        return step >= 3 + 2 * rank
-
-
-@pytest.mark.parametrize("encode", ["updates", "gradients"])
-def test_a_layer_that_one_rank_uses_before_the_others_is_trained_as_by_one_process(encode):
-    def fn(world):
-        module = Branching()
-        optimizer = SharedUpdates(sgd(module), world, exchange="dense", encode=encode)
-        for step in range(20):
-            optimizer.zero_grad()
-            module.loss(world.rank, step).backward()
-            optimizer.step()
-        return weights(module)
-
-    module = Branching()
-    optimizer = sgd(module)
-    for step in range(20):
-        optimizer.zero_grad()
-        (sum(module.loss(rank, step) for rank in range(2)) / 2).backward()
-        optimizer.step()
-    np.testing.assert_allclose(run_ranks(fn, 2)[0], weights(module), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("make_optimizer", [sgd, adam])
-def test_averaging_goes_on_where_one_rank_uses_a_layer_before_the_others(make_optimizer):
-    def fn(world):
-        module = Branching()
-        optimizer = ParameterAveraging(make_optimizer(module), world, averaging_frequency=4)
-        for step in range(13):
-            optimizer.zero_grad()
-            module.loss(world.rank, step).backward()
-            optimizer.step()
-        optimizer.synchronise()
-        return weights(module)
-
-    found = run_ranks(fn, 2)
-    assert found[0].tobytes() == found[1].tobytes()
-
-
 def test_what_the_optimizer_raises_on_one_rank_ends_the_others_too():
     def fn(world):
         module = make_module()
@@ -322,90 +261,6 @@ def test_ranks_meet_only_where_a_period_ends_and_fewer_bytes_go():
     assert four[0][1] < one[0][1] / 3
 
 
-def test_a_state_in_the_middle_of_a_period_goes_on_bit_for_bit():
-    options = {"local_steps": 4, "outer_optimizer": Nesterov(0.7, 0.5)}
-
-    def fn(world):
-        def start():
-            module = make_module()
-            return module, SharedUpdates(sgd(module), world, **options)
-
-        def train(module, optimizer, steps):
-            for step in steps:
-                optimizer.zero_grad()
-                backward(module, seed=10 * step + world.rank)
-                optimizer.step(examples=1 + world.rank)
-
-        one, first = start()
-        train(one, first, range(6))
-        state, kept = copy.deepcopy(first.state_dict()), copy.deepcopy(one.state_dict())
-        train(one, first, range(6, 13))
-        two, second = start()
-        two.load_state_dict(kept)
-        second.load_state_dict(state)
-        train(two, second, range(6, 13))
-        assert weights(one).tobytes() == weights(two).tobytes()
-        assert first.report().exchanges == second.report().exchanges == 3
-        third = SharedUpdates(sgd(make_module()), world, local_steps=4)
-        with pytest.raises(ConfigurationError, match="outer_optimizer"):
-            third.load_state_dict(state)
-
-    run_ranks(fn, 2)
-
-
-def test_a_state_in_the_middle_of_a_period_goes_with_its_own_weights():
-    def fn(world):
-        module = make_module()
-        optimizer = ParameterAveraging(sgd(module), world, averaging_frequency=4)
-        backward(module, seed=world.rank)
-        optimizer.step()
-        with pytest.raises(ConfigurationError, match=r"call synchronise\(\) first"):
-            optimizer.verify()
-        state = copy.deepcopy(optimizer.state_dict())
-        other = ParameterAveraging(sgd(make_module(seed=9)), world, averaging_frequency=4)
-        other.load_state_dict(state)
-        with pytest.raises(ConfigurationError, match="this rank's own module"):
-            other.step()
-        with pytest.raises(ConfigurationError, match="this rank's own module"):
-            other.synchronise()
-
-    run_ranks(fn, 2)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        {"period": (torch.zeros(276),)},
-        {"period": (torch.zeros(3), 0, 4, 1, None, None)},
-        {"period": (torch.zeros(276), 0, 4, 4, None, None)},
-        {"period": (torch.zeros(276), 0, 4, 1, -2, None)},
-        {"steps": None},
-        {"exchanges": -1},
-        {"optimizer": {}},
-        {"optimizer": None},
-        {"exchange": None},
-        {"active": [True]},
-        {"rank": 7},
-        {"velocity": torch.zeros(276)},
-    ],
-    ids=lambda damage: next(iter(damage)),
-)
-def test_a_damaged_state_is_refused_and_changes_nothing(damage):
-    def fn(world):
-        module = make_module()
-        optimizer = SharedUpdates(sgd(module), world, local_steps=4)
-        for step in range(6):
-            backward(module, seed=step)
-            optimizer.step()
-        before = copy.deepcopy(optimizer.state_dict())
-        with pytest.raises(ConfigurationError):
-            optimizer.load_state_dict({**copy.deepcopy(before), **damage})
-        after = optimizer.state_dict()
-        assert {name: str(value) for name, value in after.items()} == {n: str(v) for n, v in before.items()}
-
-    run_ranks(fn, 2)
-
-
 def test_after_an_error_the_weights_are_those_of_the_last_agreement():
     def fn(world):
         module = make_module()
@@ -426,86 +281,12 @@ def test_after_an_error_the_weights_are_those_of_the_last_agreement():
     run_ranks(fn, 2)
 
 
-def test_an_updater_that_cannot_be_averaged_is_refused_by_name():
-    def different_steps(world):
-        module = make_module()
-        optimizer = ParameterAveraging(adam(module), world, averaging_frequency=2)
-        backward(module)
-        optimizer.step()
-        if world.rank:
-            next(iter(optimizer.state.values()))["step"] += 1
-        with pytest.raises(RankMismatch, match=r"'step' of 'parameter 0' \(rank 0: 2.0, rank 1: 3.0\)"):
-            optimizer.step()
-
-    run_ranks(different_steps, 2)
-
-    def half(world):
-        module = make_module()
-        optimizer = ParameterAveraging(sgd(module), world, averaging_frequency=2)
-        backward(module)
-        optimizer.step()
-        for state in optimizer.state.values():
-            state["momentum_buffer"] = state["momentum_buffer"].double()
-        with pytest.raises(UnsupportedError, match="save_updater=False"):
-            optimizer._followers[0](1.0)
-
-    run_ranks(half, 2)
-
-    def factored(world):
-        module = make_module()
-        own = torch.optim.Adafactor(module.parameters())
-        optimizer = ParameterAveraging(own, world, averaging_frequency=1)
-        backward(module)
-        with pytest.raises(UnsupportedError, match=r"'col_var' of 'parameter 0' has .*save_updater=False"):
-            optimizer.step()
-
-    run_ranks(factored, 2)
-
-
-def test_an_updater_that_is_not_finite_is_named():
-    def fn(world):
-        module = make_module()
-        own = adam(module)
-        optimizer = ParameterAveraging(own, world, averaging_frequency=1, named_parameters=module.named_parameters())
-        backward(module)
-        optimizer.step()
-        backward(module)
-        own.state[module[2].weight]["exp_avg_sq"][1, 3] = np.inf if world.rank else 0.0
-        with pytest.raises(NonFiniteError, match=r"'exp_avg_sq' is inf at element 19 of '2.weight'"):
-            optimizer.step()
-
-    run_ranks(fn, 2)
-
-
 def test_options_that_differ_are_named_as_they_were_given():
     def fn(world):
         with pytest.raises(RankMismatch, match=r"averaging_frequency: rank 0: \[\[0, 3\]\], rank 1: \[\[0, 4\]\]"):
             ParameterAveraging(sgd(make_module()), world, averaging_frequency=3 + world.rank)
 
     run_ranks(fn, 2)
-
-
-@pytest.mark.parametrize("given", [0, -1, True, 1.5, (), ((1, 2),), ((0, 0),), ((0, 1), (0, 2)), ((0, 1, 2),)])
-def test_a_schedule_that_is_none_is_refused(given):
-    with pytest.raises(ConfigurationError, match="local_steps"):
-        checked_local_steps(given)
-
-
-def test_the_length_of_a_period_is_that_of_its_first_step():
-    schedule = checked_local_steps(((0, 1), (5, 3)))
-    assert [local_steps_at(schedule, step) for step in (0, 4, 5, 100)] == [1, 1, 3, 3]
-
-
-def test_a_period_counts_only_what_all_its_steps_know():
-    period = Period(3)
-    period.add(Part(3, 8))
-    assert period.part == Part(3, 8)
-    period.add(Part(4, None))
-    assert period.part == Part(7, None)
-    assert Period.of(period.numbers()) == period
-    period.add(Part())
-    assert period.part == Part(None, None)
-    assert period.is_over
 
 
 @pytest.mark.parametrize(
