@@ -56,6 +56,8 @@ BASIC: dict[str, Mode] = {
 #: Further ways with momentum, and with Adam. Momentum is linear in the gradient: its dense updates would be as dense.
 MOMENTUM: dict[str, Mode] = {
     "codes unmasked": _shared(momentum_masking=False),
+    "codes late": _shared(overlap="next_step"),
+    "dense late": _shared(exchange="dense", overlap="next_step"),
     "average 10 own state": _averaging(save_updater=False),
     "average 10 outer": _averaging(save_updater=False, outer_optimizer=_outer),
     "local 10 codes": _shared(local_steps=10),

@@ -65,7 +65,7 @@ def make_network():
             torch.nn.Linear(1024, 10),
         ),
         loss=torch.nn.CrossEntropyLoss(),
-        optimizer=functools.partial(torch.optim.SGD, lr=0.2, momentum=0.9),
+        optimizer=functools.partial(torch.optim.SGD, lr=0.25, momentum=0.9),
     )
 
 

@@ -20,6 +20,7 @@ from hvdspark.errors import ConfigurationError
 from hvdspark.sync.base import Exchange, Vector
 from hvdspark.sync.coded import CodedExchange
 from hvdspark.sync.dense import DenseExchange
+from hvdspark.sync.handshake import gather_numbers
 from hvdspark.sync.part import Part
 
 __all__ = ["AutoExchange"]
@@ -32,7 +33,8 @@ _KEYS = {"coded", "taken", "choice"}
 class AutoExchange(Exchange):
     """Measures both ways in the first eight exchanges, four each; the slowest rank counts.
 
-    A dense exchange also carries what the codec has kept back, so that a change loses nothing.
+    A dense exchange also carries what the codec has kept back, so that a change loses nothing. Once that is gone, and
+    dense is what was chosen, it is a dense exchange and no more; as there, a step that fails is nobody's.
 
     Parameters
     ----------
@@ -55,6 +57,7 @@ class AutoExchange(Exchange):
         self._dense = dense
         self._taken: dict[str, list[float]] = {name: [] for name in _NAMES}
         self._last = _NAMES[0]
+        self._is_clean = True  # the residual holds nothing
         self.device = coded.device
         self.choice: str | None = None
 
@@ -73,7 +76,10 @@ class AutoExchange(Exchange):
         self._last = self._turn()
         begin = time.perf_counter()
         if self._last == "codec":
+            self._is_clean = False
             self._coded.add_total(vector, out, scale, part=part)
+        elif self._is_dense_alone(out):
+            self._dense.add_total(vector, out, scale, part=part)
         else:
             self._add_all(vector, out, scale, part)
         self._note(time.perf_counter() - begin)
@@ -83,12 +89,19 @@ class AutoExchange(Exchange):
         self._last = self._turn()
         begin = time.perf_counter()
         if self._last == "codec":
+            self._is_clean = False
             self._coded.add_difference(before, after, out, scale, part=part)
+        elif self._is_dense_alone(out):
+            self._dense.add_difference(before, after, out, scale, part=part)
         else:
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found in the sum
                 difference = before - after
             self._add_all(difference, out, scale, part)
         self._note(time.perf_counter() - begin)
+
+    def _is_dense_alone(self, out: Vector) -> bool:
+        """Tell whether there is nothing to carry along, and nothing to bring to the host."""
+        return self.choice == "dense" and self._is_clean and isinstance(out, np.ndarray)
 
     def _add_all(self, vector: Vector, out: Vector, scale: float, part: Part) -> None:
         """Send the vector and the residual, dense; if that fails the residual holds both, if they are finite."""
@@ -100,9 +113,11 @@ class AutoExchange(Exchange):
         except BaseException:
             if bool(torch.isfinite(total).all()):
                 residual.copy_(total)
+                self._is_clean = False
             raise
         joined.copy_(copy)
         residual.zero_()
+        self._is_clean = True
 
     def _turn(self) -> str:
         if self.choice is not None:
@@ -117,7 +132,7 @@ class AutoExchange(Exchange):
         if any(len(taken) < _TRIALS for taken in self._taken.values()):
             return
         mine = np.array([statistics.median(self._taken[name][1:]) for name in _NAMES], np.float64)
-        slowest = np.max([each.view(np.float64) for each in self._collective.allgather(mine.view(np.uint8))], axis=0)
+        slowest = np.max(gather_numbers(self._collective, mine), axis=0)
         self.choice = _NAMES[int(np.argmin(slowest))]
         if self._collective.rank == 0:
             logging.getLogger("hvdspark").info(
@@ -135,6 +150,7 @@ class AutoExchange(Exchange):
         if set(state) != _KEYS or state["choice"] not in (None, *_NAMES) or set(state["taken"]) != set(_NAMES):
             raise ConfigurationError(f'this is no state of exchange="auto": it has {sorted(state)}')
         self._coded.load_state_dict(state["coded"])
+        self._is_clean = False  # whatever it was: the next dense exchange sees to it
         self._taken = {name: [float(seconds) for seconds in state["taken"][name]] for name in _NAMES}
         self.choice = state["choice"]
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hvdspark.collectives import Collective
 from hvdspark.errors import RankMismatch
 
-__all__ = ["agree_on_run_id", "broadcast_tensors_", "compare_facts", "compare_fingerprints"]
+__all__ = ["agree_on_run_id", "broadcast_tensors_", "compare_facts", "compare_fingerprints", "gather_numbers"]
 
 
 def compare_facts(collective: Collective, facts: dict[str, Any]) -> None:
@@ -43,6 +44,11 @@ def compare_facts(collective: Collective, facts: dict[str, Any]) -> None:
         raise RankMismatch("ranks disagree before step 0; make these equal on all ranks:\n" + "\n".join(rows))
 
 
+def gather_numbers(collective: Collective, numbers: NDArray[Any]) -> list[NDArray[Any]]:
+    """Give every rank the few numbers that each rank has, in rank order: ``[k]`` of one dtype."""
+    return [part.view(numbers.dtype) for part in collective.allgather(numbers.view(np.uint8))]
+
+
 def compare_fingerprints(collective: Collective, fingerprint: int, step: int) -> None:
     """Make sure that all ranks have the same weights.
 
@@ -60,8 +66,7 @@ def compare_fingerprints(collective: Collective, fingerprint: int, step: int) ->
     RankMismatch
         On all ranks, if they differ; the message lists the checksums.
     """
-    mine = np.array([fingerprint], np.uint32).view(np.uint8)
-    found = [int(part.view(np.uint32)[0]) for part in collective.allgather(mine)]
+    found = [int(part[0]) for part in gather_numbers(collective, np.array([fingerprint], np.uint32))]
     if len(set(found)) > 1:
         listed = ", ".join(f"rank {rank}: {value:08x}" for rank, value in enumerate(found))
         raise RankMismatch(

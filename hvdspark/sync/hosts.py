@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hvdspark.collectives import Collective
 from hvdspark.errors import UnsupportedError
+from hvdspark.sync.handshake import gather_numbers
 
 __all__ = ["TOPOLOGIES", "Hosts", "open_hosts"]
 
@@ -45,7 +46,7 @@ class Hosts:
         self._leaders = collective.leaders()
         self.is_leader = self._leaders is not None
         mine = np.array([collective.rank], _LENGTH).view(np.uint8)
-        first = int(self._local.allgather(mine)[0].view(_LENGTH)[0])
+        first = int(gather_numbers(self._local, mine.view(_LENGTH))[0][0])
         self.leaders = [int(each.view(_LENGTH)[0]) for each in self.allgather(mine if self.is_leader else mine[:0])]
         self.place = self.leaders.index(first)
 
@@ -129,8 +130,7 @@ def open_hosts(collective: Collective, topology: str) -> Hosts | None:
     if topology == "flat" or collective.size == 1:
         return None
     if topology == "auto":
-        mine = np.array([collective.local_size], _LENGTH).view(np.uint8)
-        sizes = [int(each.view(_LENGTH)[0]) for each in collective.allgather(mine)]
+        sizes = [int(each[0]) for each in gather_numbers(collective, np.array([collective.local_size], _LENGTH))]
         if max(sizes) == 1 or max(sizes) == collective.size:
             return None
     try:

@@ -44,19 +44,19 @@ class OuterStep:
 
     Attributes
     ----------
-    velocity : torch.Tensor
-        `[n] float32`.
+    velocity, difference : torch.Tensor
+        `[n] float32`; the second is the caller's to fill before `apply`.
     """
 
     def __init__(self, rule: Nesterov, like: torch.Tensor) -> None:
         self._rule = rule
-        self.velocity = torch.zeros_like(like)
+        self.velocity, self.difference = torch.zeros_like(like), torch.empty_like(like)
 
-    def apply(self, agreed: torch.Tensor, difference: torch.Tensor) -> None:
+    def apply(self, agreed: torch.Tensor) -> None:
         """Move `agreed` (`[n] float32`) against `difference`, which is overwritten.
 
         Products are rounded before they are added: fused on one kind of CPU and not on another, ranks would part.
         """
-        self.velocity.mul_(self._rule.momentum).add_(difference)
-        difference.add_(self.velocity * self._rule.momentum)
-        agreed.sub_(difference.mul_(self._rule.lr))
+        self.velocity.mul_(self._rule.momentum).add_(self.difference)
+        self.difference.add_(self.velocity * self._rule.momentum)
+        agreed.sub_(self.difference.mul_(self._rule.lr))

@@ -33,12 +33,15 @@ class Kept:
         This rank, and how many there are.
     flat : FlatParameters
         The weights.
+    has_outer : bool
+        Whether there is an outer optimizer.
     """
 
     name: str
     rank: int
     size: int
     flat: FlatParameters
+    has_outer: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ class Saved:
     local_bytes: int
 
     @classmethod
-    def read(cls, state: dict[str, Any], kept: Kept, has_outer: bool) -> Self:  # noqa: FBT001
+    def read(cls, state: dict[str, Any], kept: Kept) -> Self:
         """Read what `state_dict` returned.
 
         Raises
@@ -94,7 +97,7 @@ class Saved:
                 f"this is the state of rank {state['rank']} of {state['size']}, here is rank {kept.rank} of "
                 f"{kept.size}: each rank keeps back something else, so each saves and loads its own"
             )
-        if (state["velocity"] is not None) != has_outer:
+        if (state["velocity"] is not None) != kept.has_outer:
             raise ConfigurationError("the state is of another outer_optimizer: one of them has none")
         try:
             return cls._read(state, kept)

@@ -80,7 +80,6 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         self._traffic = Traffic(collective, self._hosts)
         self._exchange, self._followers = self._open(run_id, named)
         self._agreed = torch.empty(self._flat.n, dtype=torch.float32, device=self._exchange.device)
-        self._joined = self._agreed if rules.outer is None else torch.empty_like(self._agreed)
         self._outer = None if rules.outer is None else OuterStep(rules.outer, self._agreed)
         is_late = rules.overlap == "next_step" and collective.size > 1
         late = (self._exchange, self._scale, self._traffic, self._agreed, self._followers)
@@ -176,9 +175,8 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         """
         with self._traffic.counted(), torch.no_grad():
             self._land()
-        if self._period is not None:
-            self._check_resumed()
-            with self._traffic.counted(), torch.no_grad():
+            if self._period is not None:
+                self._check_resumed()
                 self._meet(self._period)
 
     @property
@@ -235,9 +233,9 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
             if self._outer is None:
                 self._exchange.add_difference(before, after, before, -self._scale, part=period.part)
             else:
-                difference = self._joined.zero_()
-                self._exchange.add_difference(before, after, as_array(difference), self._scale, part=period.part)
-                self._outer.apply(self._agreed, difference)
+                difference = as_array(self._outer.difference.zero_())
+                self._exchange.add_difference(before, after, difference, self._scale, part=period.part)
+                self._outer.apply(self._agreed)
         self._go_on()
         self._exchanges += 1
         for follow in self._followers:
@@ -354,7 +352,10 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         ConfigurationError
             If the state is another rank's, another optimizer's or damaged; nothing has changed then.
         """
-        state = Saved.read(state_dict, self._kept(), self._outer is not None)
+        kept = Kept(
+            type(self).__name__, self._collective.rank, self._collective.size, self._flat, self._outer is not None
+        )
+        state = Saved.read(state_dict, kept)
         before = self._exchange.state_dict()
         self._exchange.load_state_dict(state.exchange)
         try:
@@ -373,9 +374,6 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         self._steps, self._exchanges = state.steps, state.exchanges
         self._traffic.sent, self._traffic.local = state.bytes_sent, state.local_bytes
         self._verified = self._steps - self._steps % (self._rules.verify_every or 1)
-
-    def _kept(self) -> Kept:
-        return Kept(type(self).__name__, self._collective.rank, self._collective.size, self._flat)
 
     def _check_resumed(self) -> None:
         """Refuse to go on in the middle of a period with other weights than those it was left with."""

@@ -13,6 +13,7 @@ import torch
 from hvdspark.collectives import Collective
 from hvdspark.errors import NonFiniteError, RankMismatch, UnsupportedError
 from hvdspark.sync.dense import DenseExchange
+from hvdspark.sync.handshake import gather_numbers
 from hvdspark.sync.hosts import Hosts
 from hvdspark.sync.part import Part
 from hvdspark.sync.phases import Phases
@@ -124,9 +125,9 @@ class UpdaterAverage:
     def _compare(self, facts: list[tuple[str, str, Any]]) -> None:
         """Compare a checksum; only where it differs, say what."""
         text = json.dumps(facts).encode()
-        mine = np.array([zlib.crc32(text)], np.uint32).view(np.uint8)
         with self._phases.timed("exchange"):
-            if len({bytes(each) for each in self._collective.allgather(mine)}) == 1:
+            found = gather_numbers(self._collective, np.array([zlib.crc32(text)], np.uint32))
+            if len({int(each[0]) for each in found}) == 1:
                 return
             stated = [json.loads(bytes(each)) for each in self._collective.allgather(np.frombuffer(text, np.uint8))]
         tables = [{(name, key): value for name, key, value in each} for each in stated]

@@ -25,11 +25,13 @@ def measure(
     codes = [message[64:].view(np.int32) for message in sparse]
     ends = np.cumsum([each.size for each in codes])
     together = np.concatenate(codes)
+    indices = np.sort(np.abs(together)) - 1  # in one pass, the best order there is
     values = np.array([read_header(message).magnitude for message in sparse], np.float32)
     out, update = np.zeros(elements, np.float32), np.zeros(elements, np.float32)
     contestants: dict[str, Callable[[], object]] = {
         "r += g": lambda: floor.add(out, update, num_threads),
         "r += g (control)": lambda: floor.add(out, update, num_threads),
+        "out[i] += 1, nothing checked": lambda: floor.scatter(indices, out),
         "add_codes": lambda: add_codes(together, ends, values, out, num_threads),
         "decode_into, sparse": lambda: decode_into(sparse, out, num_threads=num_threads),
         "decode_into, Rice": lambda: decode_into(rice, out, num_threads=num_threads),

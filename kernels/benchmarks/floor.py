@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from hvdspark_kernels import threads
 from hvdspark_kernels.jit import jit
 
-__all__ = ["add", "threshold_of"]
+__all__ = ["add", "scatter", "threshold_of"]
 
 
 @jit
@@ -21,6 +21,13 @@ def add(residual: NDArray[np.float32], update: NDArray[np.float32], num_threads:
     """Do ``residual += update`` with Numba, on so many threads: 12 bytes an element."""
     parts = threads.ranges(residual.size, num_threads, 64)
     threads.run(lambda begin, end: _add(residual[begin:end], update[begin:end]), parts)
+
+
+@jit
+def scatter(indices: Any, out: Any) -> Any:
+    """Add one to an element after the other: what memory asks for codes that stand apart, with nothing checked."""
+    for place in range(indices.size):
+        out[indices[place]] += np.float32(1)
 
 
 def threshold_of(update: NDArray[np.float32], density: float) -> float:

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
 
 @pytest.fixture(scope="module")
 def fitted(spark, table, tmp_path_factory):
-    model = SparkMultiLayer(spark, make_network(), make_master())
+    model = SparkMultiLayer(spark, make_network(lr=0.05), make_master())
     directory = str(tmp_path_factory.mktemp("run"))
     return model, model.fit(table, epochs=6, validation=table, run_directory=directory)
 
@@ -28,7 +28,7 @@ def test_fit_learns_and_says_so(fitted):
     scores = [epoch["score"] for epoch in result.history]
     assert scores[-1] < 0.5 * scores[0]
     assert result.score == scores[-1] == model.score
-    assert result.history[-1]["validation_score"] < scores[-1] * 1.5
+    assert result.history[-1]["validation_score"] < scores[-1] * 1.1
     assert result.network is model.network
     assert model.stats is result.stats
     assert result.seed == 5

@@ -108,6 +108,28 @@ def test_nan_in_a_dense_turn_moves_nothing_and_stays_out_of_the_residual():
     run_ranks(fn, 2)
 
 
+@pytest.mark.parametrize("encode", ["updates", "gradients"])
+def test_once_dense_is_chosen_it_is_a_dense_exchange_and_no_more(encode):
+    """Nothing is carried along any more, and the steps are those of exchange="dense"."""
+
+    def fn(world):
+        def start(**options):
+            module = make_module()
+            return module, SharedUpdates(sgd(module), world, encode=encode, **options)
+
+        (one, auto), (two, dense) = start(**OPTIONS), start(exchange="dense")
+        auto._exchange.choice = "dense"
+        auto._exchange._add_all = None
+        for step in range(5):
+            for module, optimizer in ((one, auto), (two, dense)):
+                optimizer.zero_grad()
+                backward(module, seed=10 * step + world.rank)
+                optimizer.step()
+        assert weights(one).tobytes() == weights(two).tobytes()
+
+    run_ranks(fn, 2)
+
+
 def test_momentum_is_masked_in_turns_of_the_codec_only():
     def fn(world):
         module = make_module()
