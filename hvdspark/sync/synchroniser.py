@@ -151,8 +151,8 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
                 loss = closure()
         self._flat.check_bound(self._optimizer)
         self._check_resumed()
+        self._land()
         with self._traffic.counted(), torch.no_grad():
-            self._land()
             if not self._may_step(self._collective, self._flat):
                 return loss
             if self._is_alone:
@@ -173,10 +173,10 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         All ranks call it at the same step: before they evaluate or save the model; and with ``overlap="next_step"``
         before they use the collective for anything else, or close it.
         """
-        with self._traffic.counted(), torch.no_grad():
-            self._land()
-            if self._period is not None:
-                self._check_resumed()
+        self._land()
+        if self._period is not None:
+            self._check_resumed()
+            with self._traffic.counted(), torch.no_grad():
                 self._meet(self._period)
 
     @property
@@ -241,8 +241,9 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         for follow in self._followers:
             follow(weight)
 
+    @torch.no_grad()
     def _land(self) -> None:
-        """Apply what the last step has sent, if that is still under way."""
+        """Apply what the last step has sent, if that is still under way; its thread counts the bytes."""
         if self._flight is not None and self._flight.is_under_way:
             with self._phases.timed("wait"):
                 difference = self._flight.land()

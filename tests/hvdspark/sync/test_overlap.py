@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -61,6 +62,24 @@ def test_without_a_code_it_is_the_mean_update_one_step_late(ranks_per_host):
     found = run_ranks(fn, 3, ranks_per_host=ranks_per_host)
     assert len({each.tobytes() for each in found}) == 1
     np.testing.assert_allclose(found[0], delayed(9, 3), rtol=0, atol=2e-6)
+
+
+def test_bytes_are_counted_once_whoever_waits_for_them():
+    def fn(world, options):
+        module = make_module()
+        optimizer = SharedUpdates(sgd(module), world, exchange="dense", **options)
+        add_total = optimizer._exchange.add_total
+
+        def slow(*args, **more):
+            time.sleep(0.005)  # so that the next step waits for it
+            add_total(*args, **more)
+
+        optimizer._exchange.add_total = slow
+        train(module, optimizer, world, range(9))
+        optimizer.synchronise()
+        return optimizer.report().bytes_sent
+
+    assert run_ranks(fn, 2, LATE) == run_ranks(fn, 2, {})
 
 
 def test_codes_agree_at_every_step_and_lose_nothing():
