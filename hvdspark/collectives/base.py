@@ -1,7 +1,6 @@
 """The seam between training and the wire: what every set of ranks can do together."""
 
-import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, final
@@ -9,26 +8,27 @@ from typing import Any, ClassVar, Final, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
+from hvdspark.collectives.arrays import chunks, require_array, require_message, require_messages
 from hvdspark.collectives.intent import DTYPES, Intent, Operation, require_agreement
-from hvdspark.errors import CollectiveError, ConfigurationError, RankLost, UnsupportedError
+from hvdspark.collectives.transport import Transport
+from hvdspark.errors import CollectiveError, ConfigurationError, MessageError, RankLost, UnsupportedError
 
-__all__ = ["DENSE_CHUNK_BYTES", "Collective"]
+__all__ = ["Collective"]
 
-# MPI and Horovod count in 32-bit integers; larger arrays go in parts of this many bytes.
-DENSE_CHUNK_BYTES = 1 << 30
 _MAX_TOTAL_BYTES: Final = (1 << 31) - 1
 _BLOCK_OVERHEAD_BYTES: Final = 128  # prefix and alignment that a transport may add to a message
 
 
-class Collective(abc.ABC):
+class Collective(Transport):
     """Ranks that exchange bytes and arrays. A context manager: closed on success, aborted on an exception.
 
     Every implementation keeps these laws; ``tests/contracts/collective.py`` holds each of them to account.
 
     1. **Order.** `allgather` returns one message a rank, in rank order, byte for byte what that rank gave, on all
-       ranks. Messages may be empty and may differ in length from rank to rank and call to call.
-    2. **Views.** What `allgather` returns is read-only, starts at an address divisible by 8, does not alias the
-       caller's message, and stays valid until the next call on this collective.
+       ranks; `alltoall` what each rank gave for this one. Messages may be empty and may differ in length from rank to
+       rank and call to call.
+    2. **Views.** What `allgather` and `alltoall` return is read-only, starts at an address divisible by 8, does not
+       alias the caller's messages, and stays valid until the next call on this collective.
     3. **Same bits.** After `allreduce_` and `broadcast_` every rank holds the same bits. Integers wrap round;
        the order of summation is the transport's, and the same on all ranks. float16 is summed in float32, in rank
        order, and rounded once, to nearest even: the same bits from every transport. NumPy has no bfloat16: give
@@ -37,8 +37,10 @@ class Collective(abc.ABC):
        about to do. If they differ (operation, element count, dtype, root), all ranks raise `RankMismatch`, no array is
        changed, and the collective stays usable. For `allgather` this costs nothing: it rides in front of
        the message. `allreduce_` and `broadcast_` pay one exchange for it: of 32 bytes a rank, under Horovod of a
-       block as long as that of the last message, up to 2 MiB (docs/adr/0003).
-    5. **Refused early.** A wrong dtype, shape or memory layout raises `UnsupportedError` before anything is sent.
+       block as long as that of the last message, up to 2 MiB (docs/adr/0003). `alltoall` too, and tells in it how long
+       its messages are, 4 bytes each.
+    5. **Refused early.** A wrong number, dtype, shape or memory layout raises `UnsupportedError` before anything is
+       sent.
     6. **No orphan.** If a rank dies or aborts, the others raise `RankLost` in their current or next operation (or
        the launcher ends them, as ``mpirun`` does). After `RankLost` only `abort` is possible.
     7. **End.** `close` returns once all ranks have called it. It can be called twice. Operations after `close` or
@@ -70,21 +72,14 @@ class Collective(abc.ABC):
         As above.
     """
 
-    name: ClassVar[str]
     _has_transport: ClassVar[bool] = True
 
     def __init__(
         self, *, rank: int, size: int, local_rank: int, local_size: int, host: str, timeout_s: float | None = None
     ) -> None:
-        if timeout_s is not None and not timeout_s > 0:
-            raise ConfigurationError(f"timeout_s must be a positive number of seconds or None, got {timeout_s!r}")
-        self.rank: Final = rank
-        self.size: Final = size
-        self.local_rank: Final = local_rank
-        self.local_size: Final = local_size
-        self.host: Final = host
-        self.timeout_s: Final = timeout_s
-        self._sent_bytes = 0
+        super().__init__(
+            rank=rank, size=size, local_rank=local_rank, local_size=local_size, host=host, timeout_s=timeout_s
+        )
         self._ended = ""
         self._lost: RankLost | None = None
         self._parts: tuple[Collective, Collective | None] | None = None
@@ -94,15 +89,16 @@ class Collective(abc.ABC):
     def sent_bytes(self) -> int:
         """Bytes that this rank has handed to the transport so far.
 
-        An `allgather` counts its message, padding and prefix; `allreduce_` and the root of a `broadcast_` count
-        the array once (what a ring of N ranks then carries, 2 (N - 1) / N times as much, is not measured); each
-        announcement of an operation counts too. A lone rank without transport (``solo``) sends nothing.
+        An `allgather` counts its message, padding and prefix; an `alltoall` what goes to other ranks; `allreduce_`
+        and the root of a `broadcast_` count the array once (what a ring of N ranks then carries, 2 (N - 1) / N times
+        as much, is not measured); each announcement of an operation counts too. A lone rank without transport
+        (``solo``) sends nothing.
         """
         return self._sent_bytes if self._has_transport else 0
 
     @property
     def max_message_bytes(self) -> int:
-        """Length of the longest message that `allgather` takes: all ranks' together stay below 2 GiB."""
+        """Length of the longest message that `allgather` and `alltoall` take: one from each rank is below 2 GiB."""
         return _MAX_TOTAL_BYTES // self.size - _BLOCK_OVERHEAD_BYTES
 
     @final
@@ -129,13 +125,43 @@ class Collective(abc.ABC):
         RankLost
             Another rank failed.
         """
-        _check_array(message, "allgather", ("uint8",))
-        if message.size > self.max_message_bytes:
-            raise UnsupportedError(
-                f"allgather: a message of {message.size} bytes is too long, {self.size} ranks can send "
-                f"{self.max_message_bytes} bytes each; send less at a time, or reduce dense arrays with allreduce_"
-            )
+        require_message(message, "allgather", self.size, self.max_message_bytes)
         return self._met(Intent(Operation.ALLGATHER, length=message.size), message)
+
+    @final
+    def alltoall(self, messages: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        """Give each rank a message of its own.
+
+        Parameters
+        ----------
+        messages : sequence of [m_q] uint8
+            Message q is for rank q, this rank's own among them; each contiguous and of any length, 0 too. Not
+            modified, and free to be reused once the call returns.
+
+        Returns
+        -------
+        list of [m_r] uint8
+            What rank r gave for this one: read-only views, valid until the next call.
+
+        Raises
+        ------
+        UnsupportedError
+            There is not one message a rank, or one is of another kind or longer than `max_message_bytes`.
+        RankMismatch
+            Another rank was at another operation.
+        RankLost
+            Another rank failed.
+        """
+        lengths = require_messages(messages, "alltoall", self.size, self.max_message_bytes)
+        told = self._met(Intent(Operation.ALLTOALL, length=lengths.nbytes), lengths.view(np.uint8))
+        coming = [int(theirs.view(np.int32)[self.rank]) for theirs in told]
+        for rank, length in enumerate(coming):
+            if not 0 <= length <= self.max_message_bytes:  # before memory is taken on a sick peer's word
+                raise MessageError(
+                    f"rank {rank} announced a message of {length} bytes, the limit is {self.max_message_bytes}"
+                )
+        with self._watched():
+            return self._alltoall(messages, coming)
 
     @final
     def allreduce_(self, array: NDArray[Any]) -> None:
@@ -155,10 +181,10 @@ class Collective(abc.ABC):
         RankLost
             Another rank failed; the array may be half summed.
         """
-        _check_array(array, "allreduce_", DTYPES[1:], writable=True)
+        require_array(array, "allreduce_", DTYPES[1:], writable=True)
         self._met(Intent(Operation.ALLREDUCE, DTYPES.index(array.dtype.name), 0, array.size))
         with self._watched():
-            for part in _parts(array):
+            for part in chunks(array):
                 self._allreduce(part)
                 self._sent_bytes += part.nbytes
 
@@ -184,12 +210,12 @@ class Collective(abc.ABC):
         RankLost
             Another rank failed; the array may be half overwritten.
         """
-        _check_array(array, "broadcast_", DTYPES, writable=True)
+        require_array(array, "broadcast_", DTYPES, writable=True)
         if not 0 <= root < self.size:
             raise ConfigurationError(f"broadcast_: root {root!r} is not a rank, the ranks are 0 to {self.size - 1}")
         self._met(Intent(Operation.BROADCAST, DTYPES.index(array.dtype.name), root, array.size))
         with self._watched():
-            for part in _parts(array):
+            for part in chunks(array):
                 self._broadcast(part, root)
                 self._sent_bytes += part.nbytes if self.rank == root else 0
 
@@ -279,58 +305,6 @@ class Collective(abc.ABC):
             self.abort(failure)
             raise
 
-    @abc.abstractmethod
-    def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
-        """Exchange intents, and messages where every rank's intent is an allgather.
-
-        Returns
-        -------
-        [size, 4] int64
-            The intents in rank order, the same on all ranks.
-        list of uint8
-            The messages as `allgather` returns them; anything if some rank's intent is not an allgather.
-        """
-
-    @abc.abstractmethod
-    def _allreduce(self, array: NDArray[Any]) -> None:
-        """Sum an array that all ranks have agreed on, at least one element, at most `DENSE_CHUNK_BYTES`."""
-
-    @abc.abstractmethod
-    def _broadcast(self, array: NDArray[Any], root: int) -> None:
-        """Overwrite an array that all ranks have agreed on, at least one element, at most `DENSE_CHUNK_BYTES`."""
-
-    @abc.abstractmethod
-    def _release(self) -> None:
-        """Free what is held; all ranks have met."""
-
-    @abc.abstractmethod
-    def _abandon(self, cause: BaseException | None) -> None:
-        """Make the other ranks fail, then free what is held; no rank may be waited for without a limit."""
-
-    @abc.abstractmethod
-    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> "Collective | None":
-        """Make a collective of each group, on all ranks together; all ranks have met.
-
-        Parameters
-        ----------
-        groups : list of list of int
-            Ranks in rising order, no rank twice; the same on all ranks.
-        on_one_host : bool
-            A group's ranks share a host; otherwise no two do.
-
-        Returns
-        -------
-        Collective or None
-            That of this rank's group, made with `_seat`; None if it is in none.
-        """
-
-    def _seat(self, group: list[int], *, on_one_host: bool) -> dict[str, Any]:
-        """Return what `__init__` takes, for this rank's end of a part."""
-        rank, size = group.index(self.rank), len(group)
-        local_rank, local_size = (rank, size) if on_one_host else (0, 1)
-        seat = {"rank": rank, "size": size, "local_rank": local_rank, "local_size": local_size}
-        return {**seat, "host": self.host, "timeout_s": self.timeout_s}
-
     def _split(self) -> "tuple[Collective, Collective | None]":
         if self._is_part:
             raise UnsupportedError("a part of a collective cannot be split: call local() or leaders() on the whole")
@@ -373,23 +347,3 @@ class Collective(abc.ABC):
 
 
 _NOTHING: Final = np.empty(0, np.uint8)
-
-
-def _check_array(array: NDArray[Any], operation: str, dtypes: tuple[str, ...], *, writable: bool = False) -> None:
-    if not isinstance(array, np.ndarray):
-        raise UnsupportedError(f"{operation}: a NumPy array is needed, this is a {type(array).__name__}")
-    if array.dtype.name not in dtypes or not array.dtype.isnative:
-        raise UnsupportedError(f"{operation}: an array of {' or '.join(dtypes)} is needed, this is {array.dtype!r}")
-    if array.ndim != 1 or not array.flags.c_contiguous:
-        raise UnsupportedError(
-            f"{operation}: a contiguous array of one dimension is needed, this has shape {array.shape} and strides "
-            f"{array.strides}; pass np.ascontiguousarray(array).reshape(-1)"
-        )
-    if writable and not array.flags.writeable:
-        raise UnsupportedError(f"{operation}: the array is overwritten, but this one is read-only; pass a copy")
-
-
-def _parts(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    length = max(1, DENSE_CHUNK_BYTES // array.itemsize)
-    for start in range(0, array.size, length):
-        yield array[start : start + length]

@@ -45,10 +45,10 @@ class Capacity:
         self._wasted_bytes = 0
         self._needed_bytes = 0
 
-    def fit_announcement(self) -> int:
-        """Return the room in bytes for an operation that has no message: that of messages, while padding costs less."""
-        # Less than two changes: this round's, and back again at the next message.
-        return _SMALLEST_BYTES if self._size_bytes > 2 * _MISS_BYTES else self.fit(0)
+    def fit_announcement(self, length: int) -> int:
+        """Return the room in bytes for an operation with no message, or a short one: that of messages, if not long."""
+        # While padding costs less than two changes: this round's, and back again at the next message.
+        return _stepped(length) if self._size_bytes > 2 * _MISS_BYTES else self.fit(length)
 
     def fit(self, length: int) -> int:
         """Return the room in bytes for a message of `length` bytes, and remember what was needed."""
@@ -96,8 +96,8 @@ class Block:
         [64 + capacity] uint8
             View of the kept buffer, valid until the next call. The padding holds zeros or bytes of older messages.
         """
-        has_message = intent.operation == Operation.ALLGATHER
-        capacity = self._capacity.fit(message.size) if has_message else self._capacity.fit_announcement()
+        fit = self._capacity.fit if intent.operation == Operation.ALLGATHER else self._capacity.fit_announcement
+        capacity = fit(message.size)
         if PREFIX_BYTES + capacity > self._buffer.size:
             self._buffer = np.zeros(PREFIX_BYTES + capacity, np.uint8)
         prefix = self._buffer[:PREFIX_BYTES].view(np.int64)
@@ -123,7 +123,7 @@ def unpack(blocks: NDArray[np.uint8], size: int) -> tuple[NDArray[np.int64], lis
     [size, 4] int64
         The intents in rank order.
     list of uint8
-        Read-only views of the messages; empty where the rank's operation is no allgather.
+        Read-only views of the messages; empty where the rank's operation has none.
 
     Raises
     ------
@@ -142,7 +142,8 @@ def unpack(blocks: NDArray[np.uint8], size: int) -> tuple[NDArray[np.int64], lis
         if prefix[0] != _MAGIC or not 0 <= capacity <= blocks.size - body or capacity % ALIGNMENT_BYTES:
             raise MessageError(f"rank {rank}: what it sent is no block (another version of hvdspark, or damage)")
         rows[rank] = prefix[2 : 2 + INTENT_FIELDS]
-        length = int(rows[rank, -1]) if rows[rank, 0] == Operation.ALLGATHER else 0
+        intent = Intent(*rows[rank].tolist())
+        length = intent.length if intent.has_message else 0
         if not 0 <= length <= capacity:
             raise MessageError(f"rank {rank}: a message of {length} bytes cannot be in a block of {capacity}")
         message = blocks[body : body + length]

@@ -71,14 +71,21 @@ class GlooLink:
         with self._named("allreduce_"):
             _finish([self._group.allreduce([torch.from_numpy(array)], self._limited("AllreduceOptions"))])
 
-    def swap(self, rows: NDArray[np.uint16]) -> NDArray[np.uint16]:
-        """Give row r to rank r; return the rows that the ranks gave."""
+    def exchange(
+        self, given: NDArray[np.uint8], lengths: list[int], taken: NDArray[np.uint8], coming: list[int], operation: str
+    ) -> None:
+        """Send each rank its part of ``given``, `lengths` long; fill ``taken`` with theirs, `coming` long."""
         import torch
 
+        options = self._limited("AllToAllOptions")
+        with self._named(operation):
+            tensors = torch.from_numpy(taken), torch.from_numpy(given)
+            _finish([self._group.alltoall_base(*tensors, coming, lengths, options)])
+
+    def swap(self, rows: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """Give row r to rank r; return the rows that the ranks gave."""
         received = np.empty_like(rows)
-        given, got = (torch.from_numpy(each.view(np.uint8)) for each in (rows, received))
-        with self._named("allreduce_"):
-            _finish([self._group.alltoall_base(got, given, [], [], self._limited("AllToAllOptions"))])
+        self.exchange(rows.view(np.uint8), [], received.view(np.uint8), [], "allreduce_")
         return received
 
     def broadcast(self, arrays: Mapping[int, NDArray[Any]], operation: str) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from hvdspark.collectives.environment import Launch
 from hvdspark.collectives.halves import allreduce_halves
 from hvdspark.collectives.intent import Intent
 from hvdspark.collectives.mpi import import_mpi
+from hvdspark.collectives.parcels import Parcels, unpack_parcels
 from hvdspark.collectives.rendezvous import forget_addresses
 from hvdspark.errors import CollectiveError, ConfigurationError, RankLost, RankMismatch, UnsupportedError
 
@@ -88,12 +90,29 @@ class HorovodCollective(Collective):
         self._tag = tag
         self._generation = _runtime.generation
         self._block = Block(self.max_message_bytes)
+        self._parcels = Parcels()
 
     def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
         block = self._block.pack(intent, message)
         received = self._finished(self._hvd.allgather_async, block, str(intent), name=f"{self._tag}.exchange")
         self._sent_bytes += block.size
         return unpack(received, self.size)
+
+    def _alltoall(self, messages: Sequence[NDArray[np.uint8]], lengths: list[int]) -> list[NDArray[np.uint8]]:
+        import torch
+
+        given = self._parcels.pack(messages)
+        # The shape is that of the whole buffer, which rarely changes, as the response cache wants it; the room behind
+        # the messages is not sent.
+        received = self._finished(
+            self._hvd.alltoall_async,
+            self._parcels.buffer,
+            "alltoall",
+            splits=torch.tensor(given, dtype=torch.int32),
+            name=f"{self._tag}.alltoall",
+        )
+        self._sent_bytes += sum(given) - given[self.rank]
+        return unpack_parcels(received, lengths)
 
     def _allreduce(self, array: NDArray[Any]) -> None:
         if array.dtype == np.float16:

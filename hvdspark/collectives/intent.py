@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hvdspark.errors import RankMismatch
 
-__all__ = ["DTYPES", "INTENT_BYTES", "INTENT_FIELDS", "Intent", "Operation", "require_agreement"]
+__all__ = ["DTYPES", "INTENT_BYTES", "INTENT_FIELDS", "Intent", "Operation", "carries_messages", "require_agreement"]
 
 DTYPES: Final = ("uint8", "float32", "float64", "int32", "int64", "float16")
 INTENT_FIELDS: Final = 4
@@ -24,6 +24,7 @@ class Operation(enum.IntEnum):
     BARRIER = 4
     CLOSE = 5
     SPLIT = 6
+    ALLTOALL = 7
 
 
 class Intent(NamedTuple):
@@ -38,13 +39,19 @@ class Intent(NamedTuple):
     root : int
         Rank whose array is broadcast; 0 for the other operations.
     length : int
-        Elements of the array, or bytes of the message. Only an allgather may differ here from rank to rank.
+        Elements of the array, or bytes of the message (an alltoall's holds the lengths of what will follow). Only an
+        allgather may differ here from rank to rank.
     """
 
     operation: int
     dtype: int = 0
     root: int = 0
     length: int = 0
+
+    @property
+    def has_message(self) -> bool:
+        """Whether a message rides along."""
+        return self.operation in (Operation.ALLGATHER, Operation.ALLTOALL)
 
     def __str__(self) -> str:
         known = {member.value: member.name.lower() for member in Operation}
@@ -59,6 +66,17 @@ class Intent(NamedTuple):
                 return f"broadcast_ of {array} from rank {self.root}"
             case _:
                 return name
+
+
+def carries_messages(rows: NDArray[np.int64]) -> bool:
+    """Tell whether all ranks are at one operation along with which a message rides.
+
+    Parameters
+    ----------
+    rows : [size, 4] int64
+        The intents in rank order, the same on all ranks.
+    """
+    return Intent(*rows[0].tolist()).has_message and bool((rows[:, 0] == rows[0, 0]).all())
 
 
 def require_agreement(rows: NDArray[np.int64]) -> None:

@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Final
 
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from hvdspark.collectives.base import Collective
 from hvdspark.collectives.environment import Launch
 from hvdspark.collectives.halves import allreduce_halves
-from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent, Operation
+from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent, carries_messages
+from hvdspark.collectives.parcels import Parcels, padded, unpack_parcels
 from hvdspark.errors import ConfigurationError, MessageError, RankLost
 
 __all__ = ["MpiCollective", "import_mpi"]
@@ -117,6 +118,7 @@ class MpiCollective(Collective):
         self._row = np.zeros(INTENT_FIELDS, np.int64)
         self._rows = np.zeros((self.size, INTENT_FIELDS), np.int64)
         self._received = np.empty(0, np.uint8)
+        self._parcels = Parcels()
 
     def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
         self._row[:] = intent
@@ -126,7 +128,7 @@ class MpiCollective(Collective):
             else:
                 self._wait(self._comm.Iallgather(self._row, self._rows), str(intent))
             self._sent_bytes += INTENT_BYTES
-            if (self._rows[:, 0] != Operation.ALLGATHER).any():
+            if not carries_messages(self._rows):
                 return self._rows, []
             received = self._gather(message)
             self._sent_bytes += message.size
@@ -142,13 +144,25 @@ class MpiCollective(Collective):
                 )
             starts.append(end)
             end += -(-count // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-        if self._received.size < end:
-            self._received = np.empty(end + end // 4, np.uint8)
+        self._make_room(end)
         byte = self._mpi.BYTE
         self._comm.Allgatherv([message, message.size, byte], [self._received, counts, starts, byte])
         views = self._received.view()
         views.flags.writeable = False
         return [views[start : start + count] for start, count in zip(starts, counts, strict=True)]
+
+    def _make_room(self, num_bytes: int) -> None:
+        if self._received.size < num_bytes:
+            self._received = np.empty(num_bytes + num_bytes // 4, np.uint8)
+
+    def _alltoall(self, messages: Sequence[NDArray[np.uint8]], lengths: list[int]) -> list[NDArray[np.uint8]]:
+        given, taken = self._parcels.pack(messages), [padded(length) for length in lengths]
+        self._make_room(sum(taken))
+        byte = self._mpi.BYTE
+        with self._translated("alltoall"):
+            self._comm.Alltoallv([self._parcels.buffer, given, byte], [self._received, taken, byte])
+        self._sent_bytes += sum(given) - given[self.rank]
+        return unpack_parcels(self._received, lengths)
 
     def _allreduce(self, array: NDArray[Any]) -> None:
         if array.dtype == np.float16:

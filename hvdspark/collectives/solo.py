@@ -1,6 +1,7 @@
 """One rank alone: every operation works and nothing is sent."""
 
 import socket
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,9 +29,10 @@ class SoloCollective(Collective):
         super().__init__(rank=0, size=1, local_rank=0, local_size=1, host=socket.gethostname(), timeout_s=timeout_s)
 
     def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
-        received = message.copy()
-        received.flags.writeable = False
-        return np.array([intent], np.int64), [received]
+        return np.array([intent], np.int64), [_copied(message)]
+
+    def _alltoall(self, messages: Sequence[NDArray[np.uint8]], lengths: list[int]) -> list[NDArray[np.uint8]]:  # noqa: ARG002 - the message is at hand
+        return [_copied(message) for message in messages]
 
     def _allreduce(self, array: NDArray[Any]) -> None:
         """Leave the array: it is the sum over one rank."""
@@ -46,3 +48,9 @@ class SoloCollective(Collective):
 
     def _abandon(self, cause: BaseException | None) -> None:
         """Nobody waits."""
+
+
+def _copied(message: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    received = message.copy()
+    received.flags.writeable = False
+    return received

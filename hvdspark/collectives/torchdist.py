@@ -8,7 +8,7 @@ import datetime as dt
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -18,7 +18,8 @@ from hvdspark.collectives.base import Collective
 from hvdspark.collectives.environment import TORCH_VARIABLES, Launch
 from hvdspark.collectives.gloo import START_S, GlooLink
 from hvdspark.collectives.halves import allreduce_halves
-from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent, Operation
+from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent, carries_messages
+from hvdspark.collectives.parcels import Parcels, padded, unpack_parcels
 from hvdspark.errors import CollectiveError, ConfigurationError, MessageError
 
 __all__ = ["TorchCollective", "is_running"]
@@ -89,6 +90,7 @@ class TorchCollective(Collective):
         self._block = np.zeros(_BLOCK_BYTES, np.uint8)
         self._blocks = np.zeros((self.size, _BLOCK_BYTES), np.uint8)
         self._received = np.empty(0, np.uint8)
+        self._parcels = Parcels()
 
     def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
         self._block[:INTENT_BYTES].view(np.int64)[:] = intent
@@ -97,7 +99,7 @@ class TorchCollective(Collective):
         self._link.gather(self._block, self._blocks, str(intent))
         self._sent_bytes += _BLOCK_BYTES
         rows = self._blocks[:, :INTENT_BYTES].view(np.int64)
-        if (rows[:, 0] != Operation.ALLGATHER).any():
+        if not carries_messages(rows):
             return rows, []
         return rows, self._messages(rows[:, INTENT_FIELDS - 1].tolist(), message)
 
@@ -130,9 +132,20 @@ class TorchCollective(Collective):
             places.append(end)
             if length > _HEAD_BYTES:
                 end += -(-length // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-        if self._received.size < end:
-            self._received = np.empty(end + end // 4, np.uint8)
+        self._make_room(end)
         return places
+
+    def _make_room(self, num_bytes: int) -> None:
+        if self._received.size < num_bytes:
+            self._received = np.empty(num_bytes + num_bytes // 4, np.uint8)
+
+    def _alltoall(self, messages: Sequence[NDArray[np.uint8]], lengths: list[int]) -> list[NDArray[np.uint8]]:
+        given, taken = self._parcels.pack(messages), [padded(length) for length in lengths]
+        self._make_room(sum(taken))
+        received = self._received[: sum(taken)]
+        self._link.exchange(self._parcels.buffer[: sum(given)], given, received, taken, "alltoall")
+        self._sent_bytes += sum(given) - given[self.rank]
+        return unpack_parcels(received, lengths)
 
     def _allreduce(self, array: NDArray[Any]) -> None:
         if array.dtype == np.float16:

@@ -4,34 +4,16 @@ Every rank calls the same functions in the same order with its own end of one co
 returns at once where there is one. `LAWS` leave the collective usable; `ENDS` use it up, so each needs a fresh one.
 """
 
-import functools
 import hashlib
 
 import numpy as np
 import pytest
 
+from contracts import alltoall
+from contracts.messages import check_gather, message_of
 from hvdspark.errors import CollectiveError, ConfigurationError, RankMismatch, UnsupportedError
 
 DENSE_DTYPES = ("float32", "float64", "int32", "int64")
-
-
-def message_of(rank, length, call=0):
-    """Bytes that depend on rank, call and place, so that no mix-up goes unseen."""
-    return np.resize(_tile(rank, call, length), length)
-
-
-@functools.lru_cache(maxsize=4096)
-def _tile(rank, call, length):
-    return np.random.default_rng([rank, call, length]).integers(0, 256, 1021, np.uint8)
-
-
-def check_gather(collective, length_of, call=0):
-    """Gather messages of `length_of(rank)` bytes and compare with what every rank must have sent."""
-    received = collective.allgather(message_of(collective.rank, length_of(collective.rank), call))
-    assert len(received) == collective.size
-    for rank, got in enumerate(received):
-        assert got.dtype == np.uint8
-        assert np.array_equal(got, message_of(rank, length_of(rank), call)), f"rank {rank}, call {call}"
 
 
 def agree_on_bits(collective, array):
@@ -247,6 +229,10 @@ def disagreement_is_told_to_all(collective):
         collective.broadcast_(array, 1 if odd else 0)
     with pytest.raises(RankMismatch, match=rf"(?=.*allgather)(?=.*barrier on {last})"):
         collective.barrier() if odd else collective.allgather(message_of(0, 900))
+    with pytest.raises(RankMismatch, match=rf"(?=.*allgather on)(?=.*alltoall on {last})"):
+        collective.alltoall([message_of(0, 9)] * collective.size) if odd else collective.allgather(message_of(0, 900))
+    with pytest.raises(RankMismatch, match=rf"(?=.*alltoall on)(?=.*barrier on {last})"):
+        collective.barrier() if odd else collective.alltoall([message_of(0, 9)] * collective.size)
     with pytest.raises(RankMismatch, match=r"(?=.*allreduce_)(?=.*broadcast_)"):
         collective.broadcast_(array) if odd else collective.allreduce_(array)
     with pytest.raises(RankMismatch, match=r"(?=.*allgather)(?=.*close)"):
@@ -310,6 +296,7 @@ def sent_bytes_are_counted(collective):
 def _assert_ended(collective, how):
     for use in (
         lambda: collective.allgather(np.empty(0, np.uint8)),
+        lambda: collective.alltoall([np.empty(0, np.uint8)] * collective.size),
         lambda: collective.allreduce_(np.zeros(1, np.float32)),
         lambda: collective.broadcast_(np.zeros(1, np.float32)),
         collective.barrier,
@@ -353,6 +340,7 @@ PART_LAWS = [
     broadcasts_come_from_each_root,
     disagreement_is_told_to_all,
     sent_bytes_are_counted,
+    *alltoall.PART_LAWS,
 ]
 LAWS = [
     ranks_are_numbered,
@@ -374,6 +362,7 @@ LAWS = [
     barriers_hold,
     disagreement_is_told_to_all,
     wrong_arrays_are_refused,
+    *alltoall.LAWS,
     parts_are_collectives,
     sent_bytes_are_counted,
 ]

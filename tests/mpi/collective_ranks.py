@@ -14,14 +14,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from contracts.collective import ENDS, LAWS, check_gather, parts_are_collectives
-from hvdspark.collectives import base, open_collective
+from contracts.collective import ENDS, LAWS, parts_are_collectives
+from contracts.messages import check_gather
+from hvdspark.collectives import arrays, open_collective
 from hvdspark.errors import ConfigurationError, RankLost, RankMismatch, UnsupportedError
 
 
 def laws(name):
     """All laws on one collective, once with large arrays sent in parts; then new ones in the same process."""
-    base.DENSE_CHUNK_BYTES = 1 << 20
+    arrays.DENSE_CHUNK_BYTES = 1 << 20
     passed = []
     with open_collective(name, timeout_s=30) as collective:
         for law in LAWS:
@@ -224,6 +225,8 @@ def timing(name):
         "allgather of 8 KB": lambda call: collective.allgather(message[:8192]),
         "allgather of 7.4 to 9 KB": lambda call: collective.allgather(message[: varying[call]]),
         "allgather of 64 B to 30 KB": lambda call: collective.allgather(message[: jumping[call]]),
+        "alltoall of 7.4 to 9 KB": lambda call: collective.alltoall([message[: varying[call]]] * collective.size),
+        "alltoall of 64 B to 30 KB": lambda call: collective.alltoall([message[: jumping[call]]] * collective.size),
         "allreduce_ of 64 B": lambda call: collective.allreduce_(small),
         "allreduce_ of 1 MB": lambda call: collective.allreduce_(array),
         "barrier": lambda call: collective.barrier(),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.collective import message_of
+from contracts.messages import message_of
 from hvdspark.collectives.blocks import PREFIX_BYTES, Block, Capacity, unpack
 from hvdspark.collectives.intent import Intent, Operation
 from hvdspark.errors import MessageError

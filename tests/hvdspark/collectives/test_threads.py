@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from contracts.collective import check_gather, one_message_is_large, sums_are_right, sums_are_the_same_bits
-from hvdspark.collectives import base, open_collective, run_ranks, threads
+from contracts.collective import one_message_is_large, sums_are_right, sums_are_the_same_bits
+from contracts.messages import check_gather
+from hvdspark.collectives import arrays, base, open_collective, run_ranks, threads
 from hvdspark.errors import CollectiveError, ConfigurationError, RankLost, RankMismatch
 
 
@@ -187,7 +188,7 @@ def test_several_collectives_stand_side_by_side():
 
 
 def test_large_arrays_go_in_parts(monkeypatch):
-    monkeypatch.setattr(base, "DENSE_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(arrays, "DENSE_CHUNK_BYTES", 1000)
 
     def live(collective):
         one_message_is_large(collective)
@@ -217,6 +218,9 @@ def test_too_long_a_message_is_refused(monkeypatch):
         collective.allgather(np.zeros(372, np.uint8))
         with pytest.raises(TypeError, match="373 bytes is too long"):
             collective.allgather(np.zeros(373, np.uint8))
+        collective.alltoall([np.zeros(372, np.uint8)] * 2)
+        with pytest.raises(TypeError, match="373 bytes is too long"):
+            collective.alltoall([np.zeros(1, np.uint8), np.zeros(373, np.uint8)])
         collective.barrier()
 
     run_ranks(live, 2)
