@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from hvdspark.codec import AnyResidualPostProcessor, AnyThresholdAlgorithm
 from hvdspark.masters.base import TrainingMaster
-from hvdspark.sync import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, Nesterov
+from hvdspark.sync import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, ExchangeName, Nesterov
 from hvdspark.training import SharingOptions
 
 __all__ = ["SharedTrainingMaster"]
@@ -30,9 +30,9 @@ class SharedTrainingMaster(TrainingMaster):
         What is coded: what a rank's own optimizer would change, or its gradient.
     combine : {"mean", "sum"}
         Mean over ranks, weighted by examples; or their sum, as Deeplearning4j does.
-    exchange : {"codec", "dense", "auto"}
-        Threshold codes; everything by allreduce, where the options of the codec are refused; or what took less time in
-        the first eight exchanges.
+    exchange : {"codec", "dense", "fp16", "auto"}
+        Threshold codes; everything by allreduce, or everything as float16, where the options of the codec are refused;
+        or what took the least time in the first twelve exchanges.
     magnitude : {"threshold", "mean"}
         What a code stands for: the threshold, or the mean magnitude of what is sent.
     threshold_scope : {"model", "group", "parameter"}
@@ -59,7 +59,7 @@ class SharedTrainingMaster(TrainingMaster):
     residual_post_processor: AnyResidualPostProcessor | None = DEFAULT_POST_PROCESSOR
     encode: Literal["updates", "gradients"] = "updates"
     combine: Literal["mean", "sum"] = "mean"
-    exchange: Literal["codec", "dense", "auto"] = "codec"
+    exchange: ExchangeName = "codec"
     magnitude: Literal["threshold", "mean"] = "threshold"
     threshold_scope: Literal["model", "group", "parameter"] = "model"
     momentum_masking: Literal["auto", True, False] = "auto"

@@ -3,7 +3,14 @@
 from hvdspark.sync.averaging import ParameterAveraging, check_aggregation_depth
 from hvdspark.sync.base import Exchange, SyncReport, compared
 from hvdspark.sync.flat import FlatParameters, mean_buffers_
-from hvdspark.sync.options import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, CodecOptions, check_options
+from hvdspark.sync.options import (
+    DEFAULT_POST_PROCESSOR,
+    DEFAULT_THRESHOLD_ALGORITHM,
+    UNCODED,
+    CodecOptions,
+    ExchangeName,
+    check_options,
+)
 from hvdspark.sync.outer import Nesterov
 from hvdspark.sync.period import LocalSteps, checked_local_steps
 from hvdspark.sync.rules import Rules
@@ -13,8 +20,10 @@ from hvdspark.sync.updates import SharedUpdates
 __all__ = [
     "DEFAULT_POST_PROCESSOR",
     "DEFAULT_THRESHOLD_ALGORITHM",
+    "UNCODED",
     "CodecOptions",
     "Exchange",
+    "ExchangeName",
     "FlatParameters",
     "LocalSteps",
     "Nesterov",

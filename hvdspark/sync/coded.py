@@ -15,13 +15,13 @@ from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, RankLost, RankMismatch, UnsupportedError
 from hvdspark.sync.base import Exchange, Vector
 from hvdspark.sync.hosts import Hosts
+from hvdspark.sync.notice import notice, raise_notices
 from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
 
 __all__ = ["CodedExchange", "encoding_log"]
 
 _KEYS = {"encoder", "sent", "density_sum"}
-_NOTICE = b"HVDSFAIL"  # in a message's place: the rank could make none, and says why
 
 
 class CodedExchange(Exchange):
@@ -131,7 +131,7 @@ class CodedExchange(Exchange):
         try:
             try:
                 with self._phases.timed("exchange"):
-                    messages = self._ranks.allgather(message if failure is None else _notice(failure))
+                    messages = self._ranks.allgather(message if failure is None else notice(failure))
             except RankLost as error:
                 if failure is not None:  # a rank that heard of it was gone before this one got back
                     raise failure from error
@@ -173,10 +173,7 @@ class CodedExchange(Exchange):
         return message, None
 
     def _decode(self, messages: list[NDArray[np.uint8]], out: Vector, scale: float, part: Part) -> None:
-        for rank, message in zip(self._senders, messages, strict=True):
-            if message[: len(_NOTICE)].tobytes() == _NOTICE:
-                why = message[len(_NOTICE) :].tobytes().decode(errors="replace")
-                raise RankLost(f"rank {rank} could not send its part of step {self._sent}, so no rank took it: {why}")
+        raise_notices(messages, self._senders, self._sent)
         check_counts(part, [read_header(message).examples for message in messages])
         expected = [Expected(run_id=self._run_id, rank=rank, step=self._sent) for rank in self._senders]
         decode_into(messages, out, scale, expected=expected, num_threads=self._num_threads)
@@ -212,11 +209,6 @@ class CodedExchange(Exchange):
             "threshold": self._encoder.threshold or 0.0,
             "clipped_mass": self._encoder.clipped_mass,
         }
-
-
-def _notice(failure: Exception) -> NDArray[np.uint8]:
-    text = f"{type(failure).__name__}: {failure}"[:1000]
-    return np.frombuffer(_NOTICE + text.encode(), np.uint8)
 
 
 def encoding_log(debug_mode: bool | Callable[[EncodingRecord], None]) -> Callable[[EncodingRecord], None] | None:  # noqa: FBT001

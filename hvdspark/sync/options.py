@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hvdspark.codec import (
     AdaptiveThresholdAlgorithm,
@@ -15,7 +15,11 @@ from hvdspark.codec import (
 )
 from hvdspark.errors import ConfigurationError, UnsupportedError
 
-__all__ = ["DEFAULT_POST_PROCESSOR", "DEFAULT_THRESHOLD_ALGORITHM", "CodecOptions", "check_options"]
+__all__ = [
+    "DEFAULT_POST_PROCESSOR", "DEFAULT_THRESHOLD_ALGORITHM", "UNCODED", "CodecOptions", "ExchangeName", "check_options",
+]  # fmt: skip
+
+ExchangeName = Literal["codec", "dense", "fp16", "auto"]
 
 DEFAULT_THRESHOLD_ALGORITHM: ThresholdAlgorithm = AdaptiveThresholdAlgorithm()
 DEFAULT_POST_PROCESSOR: ResidualPostProcessor = ResidualClippingPostProcessor(5.0, 5)
@@ -43,10 +47,13 @@ class CodecOptions:
         }
 
 
+UNCODED = ("dense", "fp16")
+"""Exchanges that the codec has no part in."""
+
 _CHOICES = {
     "encode": ("updates", "gradients"),
     "combine": ("mean", "sum"),
-    "exchange": ("codec", "dense", "auto"),
+    "exchange": get_args(ExchangeName),
     "magnitude": ("threshold", "mean"),
     "threshold_scope": ("model", "group", "parameter"),
     "momentum_masking": ("auto", True, False),
@@ -77,7 +84,7 @@ def check_options(encode: str, combine: str, exchange: str, codec: CodecOptions)
             'it at "auto"'
         )
     for field in dataclasses.fields(codec):
-        if exchange == "dense" and given[field.name] != field.default:
+        if exchange in UNCODED and given[field.name] != field.default:
             raise ConfigurationError(
-                f'{field.name} cannot act with exchange="dense", where nothing is coded: leave it out'
+                f'{field.name} cannot act with exchange="{exchange}", where nothing is coded: leave it out'
             )

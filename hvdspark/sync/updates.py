@@ -6,6 +6,7 @@ Strom, "Scalable Distributed DNN Training Using Commodity GPU Cloud Computing", 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -14,13 +15,22 @@ from torch import nn
 
 from hvdspark.codec import Encoder, EncodingRecord, ResidualPostProcessor, ThresholdAlgorithm
 from hvdspark.collectives import Collective
+from hvdspark.errors import ConfigurationError
 from hvdspark.sync.base import Exchange
 from hvdspark.sync.chooser import AutoExchange
 from hvdspark.sync.coded import CodedExchange, encoding_log
 from hvdspark.sync.dense import DenseExchange
 from hvdspark.sync.flat import codec_device
+from hvdspark.sync.half import HalfExchange
 from hvdspark.sync.masking import MomentumMask, wants_mask
-from hvdspark.sync.options import DEFAULT_POST_PROCESSOR, DEFAULT_THRESHOLD_ALGORITHM, CodecOptions, check_options
+from hvdspark.sync.options import (
+    DEFAULT_POST_PROCESSOR,
+    DEFAULT_THRESHOLD_ALGORITHM,
+    UNCODED,
+    CodecOptions,
+    ExchangeName,
+    check_options,
+)
 from hvdspark.sync.outer import Nesterov
 from hvdspark.sync.period import LocalSteps, checked_local_steps
 from hvdspark.sync.rules import Rules
@@ -48,9 +58,10 @@ class SharedUpdates(Synchroniser):
         gradient (the optimizer runs after decoding, with equal state on all ranks).
     combine : {"mean", "sum"}
         How ranks' parts are joined: their mean, weighted by examples, or their sum, as Deeplearning4j does.
-    exchange : {"codec", "dense", "auto"}
-        Threshold codes; everything by allreduce (the null codec); or what took less time in the first eight exchanges,
-        on the slowest rank: logged by ``hvdspark``, level INFO.
+    exchange : {"codec", "dense", "fp16", "auto"}
+        Threshold codes; everything by allreduce (the null codec); everything as float16, where what rounding takes off
+        is kept and sent later; or what took the least time in the first twelve exchanges, on the slowest rank: logged
+        by ``hvdspark``, level INFO.
     magnitude : {"threshold", "mean"}
         What a code stands for: the threshold, or the mean magnitude of what is sent.
     threshold_scope : {"model", "group", "parameter"}
@@ -97,7 +108,7 @@ class SharedUpdates(Synchroniser):
         residual_post_processor: ResidualPostProcessor | None = DEFAULT_POST_PROCESSOR,
         encode: Literal["updates", "gradients"] = "updates",
         combine: Literal["mean", "sum"] = "mean",
-        exchange: Literal["codec", "dense", "auto"] = "codec",
+        exchange: ExchangeName = "codec",
         magnitude: Literal["threshold", "mean"] = "threshold",
         threshold_scope: Literal["model", "group", "parameter"] = "model",
         momentum_masking: Literal["auto"] | bool = "auto",
@@ -129,9 +140,16 @@ class SharedUpdates(Synchroniser):
             topology=topology,
             verify_every=verify_every,
         )
-        self._codec = None if exchange == "dense" else codec
-        self._is_auto = exchange == "auto"
-        masked = exchange != "dense" and wants_mask(
+        if exchange == "fp16":
+            if topology == "hosts":
+                raise ConfigurationError(
+                    f'topology="hosts" cannot act with exchange="{exchange}", where each rank sums a region for all: '
+                    "leave it out"
+                )
+            rules = dataclasses.replace(rules, topology="flat")
+        self._name = exchange
+        self._codec = codec
+        masked = exchange not in UNCODED and wants_mask(
             momentum_masking, optimizer, per_step_codes=encode == "updates" and rules.schedule == ((0, 1),)
         )
         self._is_masked = masked
@@ -141,10 +159,35 @@ class SharedUpdates(Synchroniser):
     def _open(
         self, run_id: int, named: list[tuple[str, nn.Parameter]]
     ) -> tuple[Exchange, Sequence[Callable[[float], None]]]:
+        exchange = self._open_exchange(run_id, named)
+        if not self._is_masked or exchange.residual is None:
+            return exchange, ()
+        mask = MomentumMask(self._optimizer, self._flat)
+
+        def mask_sent(_weight: float) -> None:
+            if exchange.sent is not None:  # what goes dense, as a whole, is of this very step
+                mask.clear(exchange.sent)
+
+        return exchange, (mask_sent,)
+
+    def _open_exchange(self, run_id: int, named: list[tuple[str, nn.Parameter]]) -> Exchange:
+        world, n, phases, hosts = self._collective, self._flat.n, self._phases, self._hosts
+        if self._name == "dense" or world.size == 1:  # a rank alone codes nothing
+            return DenseExchange(world, n, phases, hosts)
+        if self._name == "fp16":
+            return HalfExchange(world, n, phases)
+        encoder, num_threads = self._encoder(named), self._codec.num_threads
+        coded = CodedExchange(world, encoder, run_id, phases, num_threads, hosts)
+        if self._name == "codec":
+            return coded
+        ways = {"codec": coded, "dense": DenseExchange(world, n, phases, hosts)}
+        if hosts is None and n >= world.size:
+            ways["fp16"] = HalfExchange(world, n, phases)
+        return AutoExchange(world, ways)
+
+    def _encoder(self, named: list[tuple[str, nn.Parameter]]) -> Encoder:
         codec, flat = self._codec, self._flat
-        if codec is None or self._collective.size == 1:  # a rank alone codes nothing
-            return DenseExchange(self._collective, flat.n, self._phases, self._hosts), ()
-        encoder = Encoder(
+        return Encoder(
             flat.n,
             threshold_algorithm=codec.threshold_algorithm,
             residual_post_processor=codec.residual_post_processor,
@@ -155,17 +198,3 @@ class SharedUpdates(Synchroniser):
             num_threads=codec.num_threads,
             observer=encoding_log(codec.encoding_debug_mode),
         )
-        coded = CodedExchange(self._collective, encoder, run_id, self._phases, codec.num_threads, self._hosts)
-        exchange: Exchange = coded
-        if self._is_auto:
-            dense = DenseExchange(self._collective, flat.n, self._phases, self._hosts)
-            exchange = AutoExchange(self._collective, coded, dense)
-        if not self._is_masked:
-            return exchange, ()
-        mask = MomentumMask(self._optimizer, flat)
-
-        def mask_sent(_weight: float) -> None:
-            if exchange.sent is not None:  # what goes dense, as a whole, is of this very step
-                mask.clear(exchange.sent)
-
-        return exchange, (mask_sent,)

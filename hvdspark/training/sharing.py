@@ -13,7 +13,9 @@ from torch import nn
 from hvdspark.codec import EncodingRecord, ResidualPostProcessor, ThresholdAlgorithm
 from hvdspark.collectives import Collective
 from hvdspark.sync import (
+    UNCODED,
     CodecOptions,
+    ExchangeName,
     LocalSteps,
     Nesterov,
     ParameterAveraging,
@@ -75,7 +77,7 @@ class SharingOptions(Sharing):
     residual_post_processor: ResidualPostProcessor | None
     encode: Literal["updates", "gradients"]
     combine: Literal["mean", "sum"]
-    exchange: Literal["codec", "dense", "auto"]
+    exchange: ExchangeName
     magnitude: Literal["threshold", "mean"]
     threshold_scope: Literal["model", "group", "parameter"]
     momentum_masking: Literal["auto"] | bool
@@ -118,7 +120,7 @@ class SharingOptions(Sharing):
             world,
             **{**options, "encoding_debug_mode": observer if self.encoding_debug_mode else False},
             named_parameters=named_parameters,
-            num_threads=None if self.exchange == "dense" else num_threads,
+            num_threads=None if self.exchange in UNCODED else num_threads,
         )
 
 

@@ -108,6 +108,8 @@ def sgd_of(module):
         {"exchange": "dense", "magnitude": "mean"},
         {"exchange": "dense", "threshold_scope": "group"},
         {"exchange": "dense", "encoding_debug_mode": True},
+        {"exchange": "fp16", "magnitude": "mean"},
+        {"exchange": "fp16", "momentum_masking": False},
     ],
 )
 def test_options_that_cannot_act_are_refused_by_name(options):

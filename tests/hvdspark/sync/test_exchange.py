@@ -8,6 +8,7 @@ from hvdspark.sync import compared
 from hvdspark.sync.chooser import AutoExchange
 from hvdspark.sync.coded import CodedExchange
 from hvdspark.sync.dense import DenseExchange
+from hvdspark.sync.half import HalfExchange
 
 
 def coded(algorithm, **options):
@@ -22,8 +23,14 @@ def auto(choice):
 
     def make(collective, n, phases):
         codec = coded(FixedThresholdAlgorithm(1e-2))(collective, n, phases)
-        made = AutoExchange(collective, codec, DenseExchange(collective, n, phases))
-        made.choice = choice
+        ways = {
+            "codec": codec,
+            "dense": DenseExchange(collective, n, phases),
+            "fp16": HalfExchange(collective, n, phases),
+        }
+        made = AutoExchange(collective, ways)
+        if choice:
+            made._choose(choice)
         return made
 
     return make
@@ -32,7 +39,9 @@ def auto(choice):
 FACTORIES = {
     "auto, trying": auto(None),
     "auto, codec": auto("codec"),
+    "auto, fp16": auto("fp16"),
     "dense": DenseExchange,
+    "fp16": HalfExchange,
     "fixed": coded(FixedThresholdAlgorithm(1e-2)),
     "adaptive": coded(AdaptiveThresholdAlgorithm()),
     "dense messages": coded(FixedThresholdAlgorithm(1e-2), format="dense"),

@@ -19,7 +19,7 @@ OPTIONS = {
     "residual_post_processor": [None],
     "encode": ["gradients"],
     "combine": ["sum"],
-    "exchange": ["dense", "auto"],
+    "exchange": ["dense", "fp16", "auto"],
     "magnitude": ["mean"],
     "threshold_scope": ["group", "parameter"],
     "momentum_masking": [False],
@@ -90,7 +90,7 @@ def test_which_pairs_are_refused():
             found.add(frozenset(options))
     codec = ("threshold_algorithm", "residual_post_processor", "magnitude", "threshold_scope", "momentum_masking")
     assert found == {
-        *(frozenset((name, "exchange")) for name in codec),
+        *(frozenset((name, "exchange")) for name in (*codec, "topology")),
         frozenset(("encode", "local_steps")),
         frozenset(("encode", "outer_optimizer")),
         frozenset(("encode", "overlap")),
