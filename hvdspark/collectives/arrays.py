@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hvdspark.errors import UnsupportedError
+from hvdspark.errors import MessageError, UnsupportedError
 
-__all__ = ["DENSE_CHUNK_BYTES", "chunks", "require_array", "require_message", "require_messages"]
+__all__ = ["DENSE_CHUNK_BYTES", "chunks", "require_array", "require_lengths", "require_message", "require_messages"]
 
 # MPI and Horovod count in 32-bit integers; larger arrays go in parts of this many bytes.
 DENSE_CHUNK_BYTES = 1 << 30
@@ -64,6 +64,19 @@ def require_messages(
     for message in messages:
         require_message(message, operation, size, max_message_bytes)
     return np.array([message.size for message in messages], np.int32)
+
+
+def require_lengths(lengths: Sequence[int], max_message_bytes: int) -> None:
+    """Check what ranks announce, before memory is taken on a sick peer's word.
+
+    Raises
+    ------
+    MessageError
+        A rank's message would be longer than any may be, or shorter than nothing.
+    """
+    for rank, length in enumerate(lengths):
+        if not 0 <= length <= max_message_bytes:
+            raise MessageError(f"rank {rank} announced a message of {length} bytes, the limit is {max_message_bytes}")
 
 
 def chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:

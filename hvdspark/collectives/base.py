@@ -1,19 +1,24 @@
 """The seam between training and the wire: what every set of ranks can do together."""
 
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self, final
+from typing import Any, ClassVar, Final, Self, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvdspark.collectives.arrays import chunks, require_array, require_message, require_messages
+from hvdspark.collectives.arrays import chunks, require_array, require_lengths, require_message, require_messages
 from hvdspark.collectives.intent import DTYPES, Intent, Operation, require_agreement
 from hvdspark.collectives.transport import Transport
-from hvdspark.errors import CollectiveError, ConfigurationError, MessageError, RankLost, UnsupportedError
+from hvdspark.collectives.turns import Turns
+from hvdspark.errors import CollectiveError, ConfigurationError, RankLost, UnsupportedError
 
 __all__ = ["Collective"]
+
+Result = TypeVar("Result")
 
 _MAX_TOTAL_BYTES: Final = (1 << 31) - 1
 _BLOCK_OVERHEAD_BYTES: Final = 128  # prefix and alignment that a transport may add to a message
@@ -48,7 +53,9 @@ class Collective(Transport):
     8. **Parts.** `local` and `leaders` are collectives that keep these laws among their own ranks, which are numbered
        in the order of this one's. They end with this one, if not before. They have no parts of their own.
 
-    One thread of a rank uses a collective at a time.
+    9. **Threads.** One thread of a rank uses a collective and its parts at a time; a second one is refused with
+       `CollectiveError`. What `start` does on a thread of its own comes before all that is called after it: operations
+       of other threads, `close` among them, wait for it. `abort` waits for nothing.
 
     Parameters
     ----------
@@ -84,6 +91,8 @@ class Collective(Transport):
         self._lost: RankLost | None = None
         self._parts: tuple[Collective, Collective | None] | None = None
         self._is_part = False
+        self._turns = Turns(self)
+        self._before_close: list[weakref.WeakMethod[Callable[[], None]]] = []
 
     @property
     def sent_bytes(self) -> int:
@@ -126,7 +135,8 @@ class Collective(Transport):
             Another rank failed.
         """
         require_message(message, "allgather", self.size, self.max_message_bytes)
-        return self._met(Intent(Operation.ALLGATHER, length=message.size), message)
+        with self._turns.taken("allgather"):
+            return self._met(Intent(Operation.ALLGATHER, length=message.size), message)
 
     @final
     def alltoall(self, messages: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
@@ -153,14 +163,10 @@ class Collective(Transport):
             Another rank failed.
         """
         lengths = require_messages(messages, "alltoall", self.size, self.max_message_bytes)
-        told = self._met(Intent(Operation.ALLTOALL, length=lengths.nbytes), lengths.view(np.uint8))
-        coming = [int(theirs.view(np.int32)[self.rank]) for theirs in told]
-        for rank, length in enumerate(coming):
-            if not 0 <= length <= self.max_message_bytes:  # before memory is taken on a sick peer's word
-                raise MessageError(
-                    f"rank {rank} announced a message of {length} bytes, the limit is {self.max_message_bytes}"
-                )
-        with self._watched():
+        with self._turns.taken("alltoall"), self._watched():
+            told = self._met(Intent(Operation.ALLTOALL, length=lengths.nbytes), lengths.view(np.uint8))
+            coming = [int(theirs.view(np.int32)[self.rank]) for theirs in told]
+            require_lengths(coming, self.max_message_bytes)
             return self._alltoall(messages, coming)
 
     @final
@@ -182,8 +188,8 @@ class Collective(Transport):
             Another rank failed; the array may be half summed.
         """
         require_array(array, "allreduce_", DTYPES[1:], writable=True)
-        self._met(Intent(Operation.ALLREDUCE, DTYPES.index(array.dtype.name), 0, array.size))
-        with self._watched():
+        with self._turns.taken("allreduce_"), self._watched():
+            self._met(Intent(Operation.ALLREDUCE, DTYPES.index(array.dtype.name), 0, array.size))
             for part in chunks(array):
                 self._allreduce(part)
                 self._sent_bytes += part.nbytes
@@ -213,8 +219,8 @@ class Collective(Transport):
         require_array(array, "broadcast_", DTYPES, writable=True)
         if not 0 <= root < self.size:
             raise ConfigurationError(f"broadcast_: root {root!r} is not a rank, the ranks are 0 to {self.size - 1}")
-        self._met(Intent(Operation.BROADCAST, DTYPES.index(array.dtype.name), root, array.size))
-        with self._watched():
+        with self._turns.taken("broadcast_"), self._watched():
+            self._met(Intent(Operation.BROADCAST, DTYPES.index(array.dtype.name), root, array.size))
             for part in chunks(array):
                 self._broadcast(part, root)
                 self._sent_bytes += part.nbytes if self.rank == root else 0
@@ -230,7 +236,41 @@ class Collective(Transport):
         RankLost
             Another rank failed.
         """
-        self._met(Intent(Operation.BARRIER))
+        with self._turns.taken("barrier"):
+            self._met(Intent(Operation.BARRIER))
+
+    @final
+    def start(self, work: Callable[[], Result]) -> Future[Result]:
+        """Do something on a thread of its own, and return at once; all ranks start it between the same operations.
+
+        Parameters
+        ----------
+        work : callable
+            May use this collective and its parts; operations of other threads wait until it is done.
+
+        Returns
+        -------
+        Future
+            Of what the work returns or raises.
+
+        Raises
+        ------
+        CollectiveError
+            The collective is closed or aborted.
+        """
+        self._require_open("start")
+        return self._turns.start(work)
+
+    @final
+    def before_close(self, method: Callable[[], None]) -> None:
+        """Have a bound method called by `close`, before the ranks meet; `close` raises what it raises.
+
+        Parameters
+        ----------
+        method : callable
+            Its object is not kept alive by this.
+        """
+        self._before_close.append(weakref.WeakMethod(method))
 
     @final
     def local(self) -> "Collective":
@@ -256,7 +296,7 @@ class Collective(Transport):
 
     @final
     def close(self) -> None:
-        """Meet all ranks, then release what the collective holds. Does nothing the second time.
+        """End what is under way, meet all ranks, then release what is held. Does nothing the second time.
 
         Raises
         ------
@@ -267,12 +307,17 @@ class Collective(Transport):
         """
         if self._ended:
             return
-        self._met(Intent(Operation.CLOSE))
-        self._ended = "closed"
-        for part in self._open_parts():
-            part._ended = "closed"
-            part._release()
-        self._release()
+        with self._turns.taken("close"):
+            for reference in self._before_close:
+                if (method := reference()) is not None:
+                    method()
+            self._met(Intent(Operation.CLOSE))
+            self._ended = "closed"
+            for part in self._open_parts():
+                part._ended = "closed"
+                part._release()
+            self._release()
+        self._turns.end(self)
 
     @final
     def abort(self, cause: BaseException | None = None) -> None:
@@ -289,6 +334,7 @@ class Collective(Transport):
         for part in self._open_parts():
             part.abort(cause)
         self._abandon(cause)
+        self._turns.end(self)
 
     def __enter__(self) -> Self:
         return self
@@ -308,34 +354,37 @@ class Collective(Transport):
     def _split(self) -> "tuple[Collective, Collective | None]":
         if self._is_part:
             raise UnsupportedError("a part of a collective cannot be split: call local() or leaders() on the whole")
-        if self._parts is None or self._ended:
+        if self._parts is not None and not self._ended:
+            return self._parts
+        with self._turns.taken("split"), self._watched():
             self._met(Intent(Operation.SPLIT))
-        if self._parts is None:
             ranks_of: dict[bytes, list[int]] = {}
             for rank, host in enumerate(self.allgather(np.frombuffer(self.host.encode(), np.uint8))):
                 ranks_of.setdefault(bytes(host), []).append(rank)
             groups = list(ranks_of.values())
-            with self._watched():
-                local = self._part(groups, on_one_host=True)
-                leaders = self._part([[group[0] for group in groups]], on_one_host=False)
+            local = self._part(groups, on_one_host=True)
+            leaders = self._part([[group[0] for group in groups]], on_one_host=False)
             assert local is not None
             self._parts = local, leaders
             for part in self._open_parts():
-                part._is_part = True
-        return self._parts
+                part._is_part, part._turns = True, self._turns
+            return self._parts
 
     def _open_parts(self) -> "list[Collective]":
         return [part for part in self._parts or () if part is not None and not part._ended]
 
     def _met(self, intent: Intent, message: NDArray[np.uint8] | None = None) -> list[NDArray[np.uint8]]:
-        if self._ended:
-            raise CollectiveError(f"{intent}: this collective is {self._ended}; open another one")
+        self._require_open(str(intent))
         if self._lost is not None:
             raise RankLost(f"{intent}: an earlier operation failed already: {self._lost}")
         with self._watched():
             rows, messages = self._meet(intent, _NOTHING if message is None else message)
         require_agreement(rows)
         return messages
+
+    def _require_open(self, operation: str) -> None:
+        if self._ended:
+            raise CollectiveError(f"{operation}: this collective is {self._ended}; open another one")
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hvdspark.collectives.arrays import require_lengths
 from hvdspark.collectives.base import Collective
 from hvdspark.collectives.environment import Launch
 from hvdspark.collectives.halves import allreduce_halves
 from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent, carries_messages
 from hvdspark.collectives.parcels import Parcels, padded, unpack_parcels
-from hvdspark.errors import ConfigurationError, MessageError, RankLost
+from hvdspark.errors import ConfigurationError, RankLost
 
 __all__ = ["MpiCollective", "import_mpi"]
 
@@ -136,12 +137,9 @@ class MpiCollective(Collective):
 
     def _gather(self, message: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         counts = self._rows[:, -1].tolist()
+        require_lengths(counts, self.max_message_bytes)
         starts, end = [], 0
-        for rank, count in enumerate(counts):
-            if not 0 <= count <= self.max_message_bytes:  # before memory is taken on a sick peer's word
-                raise MessageError(
-                    f"rank {rank} announced a message of {count} bytes, the limit is {self.max_message_bytes}"
-                )
+        for count in counts:
             starts.append(end)
             end += -(-count // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
         self._make_room(end)

@@ -14,13 +14,14 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hvdspark.collectives.arrays import require_lengths
 from hvdspark.collectives.base import Collective
 from hvdspark.collectives.environment import TORCH_VARIABLES, Launch
 from hvdspark.collectives.gloo import START_S, GlooLink
 from hvdspark.collectives.halves import allreduce_halves
 from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent, carries_messages
 from hvdspark.collectives.parcels import Parcels, padded, unpack_parcels
-from hvdspark.errors import CollectiveError, ConfigurationError, MessageError
+from hvdspark.errors import CollectiveError, ConfigurationError
 
 __all__ = ["TorchCollective", "is_running"]
 
@@ -123,12 +124,9 @@ class TorchCollective(Collective):
 
     def _places(self, lengths: list[int]) -> list[int]:
         """Find room for the long messages; return where each begins."""
+        require_lengths(lengths, self.max_message_bytes)
         places, end = [], 0
-        for rank, length in enumerate(lengths):
-            if not 0 <= length <= self.max_message_bytes:  # before memory is taken on a sick peer's word
-                raise MessageError(
-                    f"rank {rank} announced a message of {length} bytes, the limit is {self.max_message_bytes}"
-                )
+        for length in lengths:
             places.append(end)
             if length > _HEAD_BYTES:
                 end += -(-length // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES

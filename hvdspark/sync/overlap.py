@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import torch
 
+from hvdspark.collectives import Collective
 from hvdspark.sync.base import Exchange
 from hvdspark.sync.flat import as_array
 from hvdspark.sync.part import Part
@@ -16,10 +18,12 @@ __all__ = ["InFlight"]
 
 
 class InFlight:
-    """One exchange at a time, on a thread of its own; the caller leaves the collective alone until it has landed.
+    """One exchange at a time, on a thread of the collective's; what else uses the collective meanwhile waits for it.
 
     Parameters
     ----------
+    collective : Collective
+        The ranks.
     exchange : Exchange
         By which way.
     scale : float
@@ -39,17 +43,18 @@ class InFlight:
 
     def __init__(
         self,
+        collective: Collective,
         exchange: Exchange,
         scale: float,
         traffic: Traffic,
         like: torch.Tensor,
         followers: Sequence[Callable[[float], None]],
     ) -> None:
+        self._collective = collective
         self._exchange = exchange
         self._scale = scale
         self._traffic = traffic
         self._followers = followers
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hvdspark-exchange")
         self.vector, self._sum = torch.empty_like(like), torch.empty_like(like)
         self._loaded: Part | None = None
         self._flight: Future[None] | None = None
@@ -68,7 +73,7 @@ class InFlight:
         """Send what was loaded, if anything was, and return at once."""
         if self._loaded is not None:
             part, self._loaded = self._loaded, None
-            self._flight = self._thread.submit(self._fly, part)
+            self._flight = self._collective.start(functools.partial(self._fly, part))
 
     def _fly(self, part: Part) -> None:
         with self._traffic.counted(), torch.no_grad():

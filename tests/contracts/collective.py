@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from contracts import alltoall
+from contracts import alltoall, turns
 from contracts.messages import check_gather, message_of
 from hvdspark.errors import CollectiveError, ConfigurationError, RankMismatch, UnsupportedError
 
@@ -363,7 +363,8 @@ LAWS = [
     disagreement_is_told_to_all,
     wrong_arrays_are_refused,
     *alltoall.LAWS,
+    *turns.LAWS,
     parts_are_collectives,
     sent_bytes_are_counted,
 ]
-ENDS = [closing_twice_is_fine, leaving_the_context_closes, parts_end_with_the_whole]
+ENDS = [closing_twice_is_fine, leaving_the_context_closes, parts_end_with_the_whole, *turns.ENDS]

@@ -21,7 +21,7 @@ def make_module():
         return torch.nn.Sequential(torch.nn.Linear(20, 64), torch.nn.ReLU(), torch.nn.Linear(64, 5))
 
 
-def train(world, steps, options):
+def train(world, steps, options, show=lambda optimizer: None):
     """Train on data of this rank's own, some of it empty; return the checksums along the way."""
     torch.set_num_threads(1)
     module = make_module()
@@ -31,6 +31,7 @@ def train(world, steps, options):
         threshold_algorithm=AdaptiveThresholdAlgorithm(),
         **options,
     )
+    show(optimizer)
     random = np.random.default_rng([3, world.rank])
     prints = []
     for step in range(steps):
@@ -48,11 +49,13 @@ def train(world, steps, options):
 
 def main():
     name, options = sys.argv[1], json.loads(sys.argv[2])
+    shown = []
     with open_collective(name, timeout_s=60) as world:
-        mine = np.array(train(world, 200, options), np.uint32)
+        mine = np.array(train(world, 200, options, shown.append), np.uint32)
         all_prints = [part.view(np.uint32).tolist() for part in world.allgather(mine.view(np.uint8))]
         if world.rank == 0:
             print("RESULT " + json.dumps(all_prints), flush=True)
+    print(f"CLOSED WITH {shown[0].fingerprint()}", flush=True)
 
 
 if __name__ == "__main__":

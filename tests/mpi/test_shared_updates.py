@@ -1,6 +1,7 @@
 """The weights are the same on all ranks, bit for bit: on real processes, and the same as on threads."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def test_200_steps_on_gradients():
     check("mpi", "mpi", {"encode": "gradients"})
 
 
+@pytest.mark.parametrize(("launcher", "name"), [GLOO, HVD_MPI, MPI, TORCH])
+def test_200_steps_with_overlap(launcher, name):
+    """Without `synchronise`: what gathers the checksums waits for the last exchange, and closing applies it."""
+    output = check(launcher, name, {"overlap": "next_step"})
+    closed_with = re.findall(r"CLOSED WITH (\d+)", output)
+    assert len(closed_with) == 2
+    assert len(set(closed_with)) == 1
+    assert int(closed_with[0]) not in result(output)[0]
+
+
 def check(launcher, name, options):
     code, output = launched(launcher, 2, SCRIPT, name, json.dumps(options))
     assert code == 0, output
@@ -36,3 +47,4 @@ def check(launcher, name, options):
     assert len(set(prints[0])) == 10, "the weights stood still"
     train = runpy.run_path(str(SCRIPT))["train"]
     assert prints == run_ranks(train, 2, 200, options)
+    return output

@@ -125,6 +125,65 @@ def test_the_exchange_is_on_another_thread_while_the_next_step_computes():
     run_ranks(fn, 2)
 
 
+def test_closing_the_collective_applies_what_is_under_way():
+    def fn(world, how):
+        module = make_module(seed=world.rank)
+        with open_collective("threads") as own:
+            optimizer = SharedUpdates(sgd(module), own, threshold_algorithm=TAU, **LATE)
+            slow_down(optimizer, world.rank)
+            train(module, optimizer, own, range(4))
+            if how == "synchronise":
+                optimizer.synchronise()
+        return weights(module).tobytes()
+
+    assert run_ranks(fn, 3, "synchronise") == run_ranks(fn, 3, "close")
+
+
+def slow_down(optimizer, rank):
+    """Let the exchanges of some ranks end later than those of others."""
+    add_total = optimizer._exchange.add_total
+
+    def slow(*args, **options):
+        add_total(*args, **options)
+        time.sleep(0.02 * rank)
+
+    optimizer._exchange.add_total = slow
+
+
+def test_what_else_uses_the_collective_waits():
+    def fn(world, others):
+        module = make_module(seed=world.rank)
+        optimizer = SharedUpdates(sgd(module), world, threshold_algorithm=TAU, verify_every=2, **LATE)
+        slow_down(optimizer, world.rank)
+        for step in range(4):
+            train(module, optimizer, world, [step])
+            if others:
+                array = np.full(7, world.rank + step, np.float32)
+                world.allreduce_(array)
+                assert array.tolist() == [3 + 3 * step] * 7
+                optimizer.verify()
+        optimizer.synchronise()
+        return weights(module).tobytes()
+
+    assert run_ranks(fn, 3, True) == run_ranks(fn, 3, False)
+
+
+def test_nan_that_nobody_waited_for_is_told_when_the_collective_closes():
+    def fn(world):
+        module = make_module()
+        own = open_collective("threads")
+        optimizer = SharedUpdates(sgd(module), own, threshold_algorithm=TAU, **LATE)
+        backward(module)
+        if world.rank == 1:
+            next(iter(module.parameters())).grad[0, 0] = np.nan
+        optimizer.step()
+        with pytest.raises(NonFiniteError if world.rank == 1 else RankLost):
+            own.close()
+        own.abort()
+
+    run_ranks(fn, 2)
+
+
 def test_a_state_with_an_exchange_under_way_goes_on_bit_for_bit():
     def fn(world):
         one = make_module()

@@ -1,0 +1,46 @@
+"""The law of threads: what was started in the background comes first, on all ranks and every transport."""
+
+import time
+
+import numpy as np
+import pytest
+
+from contracts.messages import check_gather
+from hvdspark.errors import CollectiveError
+
+
+def several(collective, log, pause_s):
+    """Two operations with a gap, into which another thread's could fall."""
+    collective.barrier()
+    time.sleep(pause_s)
+    check_gather(collective, lambda rank: 20 + rank)
+    log.append("started")
+
+
+def what_was_started_comes_first(collective):
+    log = []
+    local = collective.local()
+    for call in range(3):
+        future = collective.start(lambda: several(collective, log, 0.02 * collective.rank))
+        log.append("goes on")
+        if call == 1:
+            local.barrier()
+        array = np.full(5, collective.rank)
+        collective.allreduce_(array)
+        assert future.done()
+        assert array.tolist() == [sum(range(collective.size))] * 5
+    assert log == ["goes on", "started"] * 3
+
+
+def closing_waits_for_what_was_started(collective):
+    log = []
+    collective.start(lambda: several(collective, log, 0.05 * collective.rank))
+    collective.start(lambda: several(collective, log, 0.0))
+    collective.close()
+    assert log == ["started"] * 2
+    with pytest.raises(CollectiveError, match="start: this collective is closed"):
+        collective.start(list)
+
+
+LAWS = [what_was_started_comes_first]
+ENDS = [closing_waits_for_what_was_started]
