@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hvdspark.collectives import Collective as Collective
     from hvdspark.collectives import open_collective as open_collective
     from hvdspark.data import DataSet as DataSet
+    from hvdspark.data import MultiDataSet as MultiDataSet
     from hvdspark.evaluation import Evaluation as Evaluation
     from hvdspark.masters import ParameterAveragingTrainingMaster as ParameterAveragingTrainingMaster
     from hvdspark.masters import SharedTrainingMaster as SharedTrainingMaster
@@ -39,6 +40,7 @@ _ROOMS = {
     "Evaluation": "evaluation",
     "FixedThresholdAlgorithm": "codec",
     "Moment": "training",
+    "MultiDataSet": "data",
     "Nesterov": "sync",
     "Network": "network",
     "NoOpResidualPostProcessor": "codec",

@@ -16,6 +16,7 @@ PUBLIC = [
     "Evaluation",
     "FixedThresholdAlgorithm",
     "Moment",
+    "MultiDataSet",
     "Nesterov",
     "Network",
     "NoOpResidualPostProcessor",

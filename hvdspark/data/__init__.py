@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from hvdspark.data.columns import ColumnPlan, Table, plan_columns
 from hvdspark.data.dataset import DataSet
+from hvdspark.data.examples import Examples, SplitTestAndTrain
 from hvdspark.data.manifest import Manifest
+from hvdspark.data.multidataset import MultiDataSet
 from hvdspark.data.plan import EpochPlan
 from hvdspark.data.stage import stage
 from hvdspark.data.workers import use_driver_python, workers_explained
@@ -21,7 +23,10 @@ __all__ = [
     "ColumnPlan",
     "DataSet",
     "EpochPlan",
+    "Examples",
     "Manifest",
+    "MultiDataSet",
+    "SplitTestAndTrain",
     "Table",
     "plan_columns",
     "stage",
