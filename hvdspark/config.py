@@ -1,17 +1,24 @@
-"""The base of every configuration object: frozen, unknown keys refused by name, to and from JSON and YAML."""
+"""The base of every configuration object: frozen, unknown keys refused by name, to and from JSON and YAML.
+
+Where objects of several classes can stand (`Kind`), each writes the name of its class down, and is rebuilt from a list
+of known classes.
+"""
 
 import difflib
 import json
 import reprlib
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer
 from pydantic_core import PydanticSerializationError
 
 from hvdspark.errors import ConfigurationError
 
-__all__ = ["Configuration"]
+__all__ = ["Configuration", "Kind", "rebuild"]
+
+_Kind = TypeVar("_Kind", bound="Kind")
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80  # aliases in YAML make very much of little text
@@ -87,6 +94,49 @@ class Configuration(BaseModel):
                 f"{cls.__name__}: a mapping of options is needed, this is a {type(options).__name__}"
             )
         return cls(**options)
+
+
+class Kind(Configuration):
+    """A configuration object whose JSON carries a ``type``: the name of its class."""
+
+    @model_serializer(mode="wrap")
+    def _with_type(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {"type": type(self).__name__, **write(self)}
+
+    @classmethod
+    def _from_mapping(cls, options: Any) -> Self:
+        return rebuild(options, [cls])
+
+
+def rebuild(options: Any, classes: Sequence[type[_Kind]]) -> _Kind:
+    """Make an object from what its JSON held.
+
+    Parameters
+    ----------
+    options
+        A mapping with the ``type`` (which may be left out where only one class is known) and the options of that class.
+    classes
+        The classes that may be made. Nothing is imported by name.
+
+    Raises
+    ------
+    ConfigurationError
+        For a type that is not in the list (the message names those that are), or options that its class refuses.
+    """
+    known = {cls.__name__: cls for cls in classes}
+    names = ", ".join(sorted(known))
+    if not isinstance(options, dict):
+        raise ConfigurationError(f"a mapping with a 'type' is needed, one of {names}; not a {type(options).__name__}")
+    name = options.get("type", names if len(known) == 1 else None)
+    if not isinstance(name, str) or name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {names}"
+        raise ConfigurationError(f"type {name!r} is not known here: {hint}")
+    given = {str(key): value for key, value in options.items() if key != "type"}
+    # By name, past the positional parameters of the class's own __init__: so every option is refused by name too.
+    made = known[name].__new__(known[name])
+    Configuration.__init__(made, **given)
+    return made
 
 
 def _check_size(cls: type[Configuration], text: str) -> None:

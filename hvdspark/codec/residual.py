@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
-from hvdspark.codec.kinds import Kind, rebuild
-from hvdspark.config import Configuration
+from hvdspark.config import Configuration, Kind, rebuild
 
 __all__ = [
     "AnyResidualPostProcessor",

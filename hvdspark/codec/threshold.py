@@ -12,8 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from hvdspark.codec.kinds import Kind, rebuild
-from hvdspark.config import Configuration
+from hvdspark.config import Configuration, Kind, rebuild
 
 __all__ = [
     "DENSE_DENSITY",
