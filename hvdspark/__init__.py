@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from hvdspark.collectives import Collective as Collective
     from hvdspark.collectives import open_collective as open_collective
     from hvdspark.data import DataSet as DataSet
+    from hvdspark.data import DefaultRepartitioner as DefaultRepartitioner
+    from hvdspark.data import EqualRepartitioner as EqualRepartitioner
     from hvdspark.data import MultiDataSet as MultiDataSet
+    from hvdspark.data import NoOpRepartitioner as NoOpRepartitioner
+    from hvdspark.data import Repartition as Repartition
+    from hvdspark.data import Repartitioner as Repartitioner
+    from hvdspark.data import RepartitionStrategy as RepartitionStrategy
     from hvdspark.evaluation import Evaluation as Evaluation
     from hvdspark.masters import ParameterAveragingTrainingMaster as ParameterAveragingTrainingMaster
     from hvdspark.masters import SharedTrainingMaster as SharedTrainingMaster
@@ -37,15 +43,21 @@ _ROOMS = {
     "AdaptiveThresholdAlgorithm": "codec",
     "Collective": "collectives",
     "DataSet": "data",
+    "DefaultRepartitioner": "data",
+    "EqualRepartitioner": "data",
     "Evaluation": "evaluation",
     "FixedThresholdAlgorithm": "codec",
     "Moment": "training",
     "MultiDataSet": "data",
     "Nesterov": "sync",
     "Network": "network",
+    "NoOpRepartitioner": "data",
     "NoOpResidualPostProcessor": "codec",
     "ParameterAveraging": "sync",
     "ParameterAveragingTrainingMaster": "masters",
+    "Repartition": "data",
+    "RepartitionStrategy": "data",
+    "Repartitioner": "data",
     "ResidualClippingPostProcessor": "codec",
     "ResidualPostProcessor": "codec",
     "SharedTrainingMaster": "masters",

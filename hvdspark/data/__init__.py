@@ -11,6 +11,15 @@ from hvdspark.data.examples import Examples, SplitTestAndTrain
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.multidataset import MultiDataSet
 from hvdspark.data.plan import EpochPlan
+from hvdspark.data.repartition import (
+    DefaultRepartitioner,
+    EqualRepartitioner,
+    NoOpRepartitioner,
+    Repartition,
+    Repartitioner,
+    RepartitionStrategy,
+    repartition,
+)
 from hvdspark.data.stage import stage
 from hvdspark.data.workers import use_driver_python, workers_explained
 
@@ -22,13 +31,20 @@ __all__ = [
     "Batches",
     "ColumnPlan",
     "DataSet",
+    "DefaultRepartitioner",
     "EpochPlan",
+    "EqualRepartitioner",
     "Examples",
     "Manifest",
     "MultiDataSet",
+    "NoOpRepartitioner",
+    "Repartition",
+    "RepartitionStrategy",
+    "Repartitioner",
     "SplitTestAndTrain",
     "Table",
     "plan_columns",
+    "repartition",
     "stage",
     "use_driver_python",
     "workers_explained",

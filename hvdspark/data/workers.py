@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 from hvdspark.errors import EnvironmentMismatch
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from pyspark import RDD
     from pyspark.sql import SparkSession
 
 __all__ = ["use_driver_python", "workers_explained"]
 
 
-def use_driver_python(spark: "SparkSession") -> None:
+def use_driver_python(spark: "SparkSession | RDD[Any]") -> None:
     """Let the workers of a local master run the driver's own Python; nothing happens on a cluster or under Connect.
 
     Without it they run whatever ``python3`` is first on the PATH, which a virtual environment that was not activated is
-    not.
+    not. An RDD stands for the session that it belongs to.
     """
-    context = getattr(spark, "sparkContext", None)  # a Connect session has none
+    context = getattr(spark, "sparkContext", getattr(spark, "context", None))  # a Connect session has neither
     if context is not None and context.master.startswith("local"):
         context.pythonExec = sys.executable
 
