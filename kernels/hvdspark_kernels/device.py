@@ -20,6 +20,7 @@ __all__ = [
     "jit",
     "kernel",
     "one",
+    "run_of",
     "stream_of",
     "to_host",
 ]
@@ -84,6 +85,19 @@ def one(first: Any, _second: Any, i: Any) -> Any:
 def difference(first: Any, second: Any, i: Any) -> Any:
     """Take the update as the difference of two arrays."""
     return first[i] - second[i]
+
+
+@jit
+def run_of(ends: Any, place: Any) -> Any:
+    """Return the run of a place: the first that ends behind it."""
+    low, high = 0, ends.size - 1
+    while low < high:
+        middle = (low + high) >> 1
+        if ends[middle] <= place:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def as_device(array: Any, dtype: DTypeLike) -> Any:

@@ -5,6 +5,8 @@ from numba import cuda
 
 from hvdspark_kernels.clip import cuda as clip_cuda
 from hvdspark_kernels.clip import reference as clip_reference
+from hvdspark_kernels.multiples import cuda as multiples_cuda
+from hvdspark_kernels.multiples import reference as multiples_reference
 from hvdspark_kernels.threshold import cuda as kernels
 from hvdspark_kernels.threshold import reference, tile
 
@@ -173,6 +175,32 @@ def check_messages(rng, case):
     same(there.copy_to_host(), out)
 
 
+def check_multiples(rng, case):
+    """Taken off coded elements, and added to others: multiples that nobody checked read nothing outside."""
+    n = int(rng.integers(1, 97))
+    where = np.flatnonzero(rng.random(n) < rng.choice([0.0, 0.2, 1.0]))
+    ends = np.sort(np.append(rng.integers(0, where.size + 1, 2), where.size)).astype(np.int64)
+    taus = rng.choice(np.array([1e-40, 0.25, 1.0, 2.0**127], np.float32), 3)
+    residual = draw(rng, n)[0]
+    per_code = np.repeat(taus, np.diff(ends, prepend=0))
+    sizes = np.maximum(per_code, np.float32(rng.choice([0.5, 3.0, 3e38])) * rng.random(where.size).astype(np.float32))
+    signs = rng.choice(np.array([-1, 1]), where.size)
+    residual[where] = sizes * signs
+    codes, there = (signs * (where + 1)).astype(np.int32), cuda.to_device(residual)
+    wanted = np.empty(codes.size, np.uint8)
+    multiples_reference.take(codes, ends, taus, residual, wanted)
+    found = multiples_cuda.take(cuda.to_device(codes), ends, taus, there)
+    same(found, wanted)
+    same(there.copy_to_host(), residual)
+    values = rng.standard_normal((3, 8)).astype(np.float32)
+    kernels.add_codes(cuda.to_device(codes), ends, values, there, np.zeros(1, np.int64), multiples=found)
+    reference.add_codes(codes, ends, values, residual, found)
+    same(there.copy_to_host(), residual)
+    spoilt = rng.integers(0, 256, codes.size).astype(np.uint8)
+    kernels.add_codes(cuda.to_device(codes), ends, values, there, np.zeros(1, np.int64), multiples=spoilt)
+    assert np.all(np.abs(there.copy_to_host() - residual) <= np.abs(values).max() + np.spacing(np.abs(residual)))
+
+
 def check_clip(rng, case):
     n, bound = int(rng.integers(0, 97)), float(rng.choice([0.0, 0.5, 1.0]))
     residual = (rng.standard_normal(n) * rng.choice([1e-40, 0.01, 1.0, 1e30])).astype(np.float32)
@@ -196,6 +224,7 @@ if __name__ == "__main__":
         check_look_back: 120,
         check_codes: 20,
         check_messages: 2,
+        check_multiples: 30,
         check_clip: 80,
     }
     with np.errstate(all="ignore"):

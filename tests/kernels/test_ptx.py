@@ -12,6 +12,7 @@ from numba import config, cuda, types
 
 from hvdspark_kernels import device
 from hvdspark_kernels.clip import cuda as clip_cuda
+from hvdspark_kernels.multiples import cuda as multiples_cuda
 from hvdspark_kernels.threshold import cuda as kernels
 from hvdspark_kernels.threshold import cuda_codes, tile
 
@@ -20,7 +21,8 @@ pytestmark = [
     pytest.mark.skipif(config.ENABLE_CUDASIM, reason="the simulator compiles nothing"),
 ]
 
-F32, I32, I64, F64 = (types.Array(kind, 1, "C") for kind in (types.float32, types.int32, types.int64, types.float64))
+KINDS = (types.float32, types.int32, types.int64, types.float64, types.uint8)
+F32, I32, I64, F64, U8 = (types.Array(kind, 1, "C") for kind in KINDS)
 LONG = types.int64
 ENCODE = (F32, F32, F32, I64, F32, F32, I32, I64, I64, I64)
 TILES = kernels.TILES
@@ -28,7 +30,9 @@ KERNELS = {
     "encode": (TILES.encode, ENCODE),
     "encode_difference": (TILES.encode_difference, ENCODE),
     "encode_accumulated": (TILES.encode_accumulated, ENCODE),
-    "add_codes": (cuda_codes._add_codes, (I32, LONG, LONG, I64, F32, F32)),
+    "add_codes": (cuda_codes._add_codes, (I32, I32, LONG, LONG, I64, F32, F32)),
+    "add_multiples": (cuda_codes._add_multiples, (I32, U8, LONG, LONG, I64, F32, F32)),
+    "take_multiples": (multiples_cuda._take, (I32, I64, F32, F32, U8)),
     "sum_coded": (cuda_codes._sum_coded, (I32, LONG, LONG, F32, F64)),
     "gather": (cuda_codes._gather, (F32, F32, F32, I64, F32)),
     "gather_difference": (cuda_codes._gather_difference, (F32, F32, F32, I64, F32)),

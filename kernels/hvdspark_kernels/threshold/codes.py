@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from hvdspark_kernels import threads
 from hvdspark_kernels.jit import BLOCK, jit, prefetch
+from hvdspark_kernels.multiples.scalar import MOST
 
 __all__ = ["add_codes", "first_bad_code", "sum_coded"]
 
@@ -76,6 +77,14 @@ def _touch(out: Any, begin: Any, end: Any) -> Any:
 
 
 @jit
+def _worth(value: Any, values: Any, run: Any, multiples: Any, place: Any) -> Any:
+    """Return what a code of a run stands for: `value`, or, where there are multiples, the value of its own."""
+    if multiples is None:
+        return value
+    return values[np.uint64(run * MOST + ((multiples[place] - 1) & (MOST - 1)))]  # whatever it is: no read outside
+
+
+@jit
 def _add_one(code: Any, value: Any, out: Any) -> Any:
     code = np.int64(code)
     sign = code >> 63  # 0 or -1: a branch on it would be mispredicted half of the time
@@ -85,33 +94,37 @@ def _add_one(code: Any, value: Any, out: Any) -> Any:
 
 
 @jit
-def _add_cold(codes: Any, begin: Any, end: Any, last: Any, value: Any, out: Any) -> Any:
+def _add_cold(codes: Any, multiples: Any, begin: Any, end: Any, last: Any, values: Any, run: Any, out: Any) -> Any:
     """Add the codes at ``begin..end`` of a run that ends at `last`, asking for the cache line of a code to come."""
+    value = values[run]
     for place in range(begin, end):
         prefetch(out, abs(np.int64(codes[min(place + _AHEAD, last - 1)])))
-        _add_one(codes[place], value, out)
+        _add_one(codes[place], _worth(value, values, run, multiples, place), out)
 
 
 @jit
-def _add_warm(codes: Any, begin: Any, end: Any, value: Any, out: Any, ahead: Any, lines: Any, limit: Any) -> Any:
+def _add_warm(
+    codes: Any, multiples: Any, begin: Any, end: Any, values: Any, run: Any, out: Any, ahead: Any, lines: Any,
+    limit: Any,
+) -> Any:  # fmt: skip
     """Add the codes at ``begin..end``, asking for so many cache lines from `ahead` on with each, up to `limit`.
 
     Returns up to where they were asked for.
     """
-    place = begin
+    place, value = begin, values[run]
     while place < end and ahead < limit:
         for _ in range(lines):
             prefetch(out, ahead)
             ahead += _LINE
-        _add_one(codes[place], value, out)
+        _add_one(codes[place], _worth(value, values, run, multiples, place), out)
         place += 1
     for rest in range(place, end):
-        _add_one(codes[rest], value, out)
+        _add_one(codes[rest], _worth(value, values, run, multiples, rest), out)
     return ahead
 
 
 @jit
-def _add_codes(codes: Any, ends: Any, values: Any, out: Any, begin: Any, end: Any) -> Any:
+def _add_codes(codes: Any, multiples: Any, ends: Any, values: Any, out: Any, begin: Any, end: Any) -> Any:
     """Add the codes of elements ``begin..end``, a region after the other.
 
     Where codes stand close, the next region is asked for, line by line, while they are added to this one.
@@ -133,10 +146,11 @@ def _add_codes(codes: Any, ends: Any, values: Any, out: Any, begin: Any, end: An
             lines, limit = 1 + (stop - start) // (_LINE * total), min(stop + _REGION, end)
             asked = stop
             for run in range(ends.size):
-                asked = _add_warm(codes, places[run], stops[run], values[run], out, asked, lines, limit)
+                first, last = places[run], stops[run]
+                asked = _add_warm(codes, multiples, first, last, values, run, out, asked, lines, limit)
         else:
             for run in range(ends.size):
-                _add_cold(codes, places[run], stops[run], ends[run], values[run], out)
+                _add_cold(codes, multiples, places[run], stops[run], ends[run], values, run, out)
         places[:] = stops
     return touched  # so that the reading is not optimised away
 
@@ -173,6 +187,7 @@ def add_codes(
     values: NDArray[np.float32],
     out: NDArray[np.float32],
     num_threads: int | None = None,
+    multiples: NDArray[np.uint8] | None = None,
 ) -> None:
     """Add ``value * sign(code)`` to ``out[|code| - 1]`` for every code: what a decoder does with all its messages.
 
@@ -183,18 +198,25 @@ def add_codes(
     ends
         ``[runs] int64``, rising to count: where each run ends.
     values
-        ``[runs] float32``: what a positive code of the run stands for.
+        ``[runs] float32``: what a positive code of the run stands for; with multiples ``[runs, 8] float32``: what it
+        stands for with each of them.
     out
         ``[n] float32``, changed in place. Each element takes the runs in their order.
     num_threads
         The most threads to use; None for `hvdspark_kernels.threads.default_num_threads`. It does not change the result:
         every thread has a range of `out` to itself.
+    multiples
+        ``[count] uint8``: the multiple of each code, 1 to 8; None where codes have none.
     """
     kinds = [array.dtype for array in (codes, ends, values, out)]
-    if kinds != [np.int32, np.int64, np.float32, np.float32] or ends.shape != values.shape:
+    shape = ends.shape if multiples is None else (*ends.shape, MOST)
+    if kinds != [np.int32, np.int64, np.float32, np.float32] or values.shape != shape:
         raise ValueError(f"codes, ends, values and out have dtypes {kinds}, {ends.size} ends, {values.size} values")
+    if multiples is not None and (multiples.dtype != np.uint8 or multiples.shape != codes.shape):
+        raise ValueError(f"{multiples.size} multiples of {multiples.dtype} do not fit {codes.size} codes")
     if ends.size and (ends[0] < 0 or ends[-1] != codes.size or (ends[1:] < ends[:-1]).any()):
         raise ValueError(f"runs must end in rising order at {codes.size}, not at {ends.tolist()}")
     wanted = threads.default_num_threads() if num_threads is None else num_threads
     parts = threads.ranges(out.size, min(wanted, 1 + codes.size // _CODES), _REGION)
-    threads.run(lambda begin, end: _add_codes(codes, ends, values, out, begin, end), parts)
+    flat = values.ravel()
+    threads.run(lambda begin, end: _add_codes(codes, multiples, ends, flat, out, begin, end), parts)

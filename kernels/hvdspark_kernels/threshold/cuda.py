@@ -148,7 +148,7 @@ class EncodePass:
         (view,) = self._check_arrays(residual)
         count, _, counts = self.result()
         run_ends = self._to_device(np.cumsum(counts))
-        add_runs(self.device_codes, 0, count, run_ends, self._steps, view, self._queue)
+        add_runs(self.device_codes, None, 0, count, run_ends, self._steps, view, self._queue)
 
     def _launch(
         self,

@@ -9,6 +9,7 @@ from numba import cuda, float32, float64
 from numpy.typing import NDArray
 
 from hvdspark_kernels import device
+from hvdspark_kernels.multiples.scalar import MOST
 
 __all__ = ["add_codes", "add_runs", "gather_totals", "sum_coded", "take_back", "take_back_difference"]
 
@@ -16,23 +17,33 @@ _CHUNK = 4096  # codes whose magnitudes are added up on their own: the sum is th
 _INFINITY = np.float32(np.inf)
 
 
-@device.kernel()
-def _add_codes(codes: Any, begin: Any, end: Any, ends: Any, values: Any, out: Any) -> None:
-    """Add the codes at ``begin..end``, whose elements all differ: a thread each."""
-    place = begin + cuda.grid(1)
-    if place >= end:
-        return
-    low, high = 0, ends.size - 1
-    while low < high:
-        middle = (low + high) >> 1
-        if ends[middle] <= place:
-            low = middle + 1
-        else:
-            high = middle
-    code = codes[place]
-    i = abs(code) - 1  # 64 bits wide, as all sums of integers here: the smallest int32 has a positive twin
-    if 0 <= i < out.size:  # the codes are checked before; a write outside stays impossible all the same
-        out[i] += values[low] if code > 0 else -values[low]
+def _make_add_codes(worth: Callable[..., Any]) -> Any:
+    @device.kernel()
+    def add_codes(codes: Any, multiples: Any, begin: Any, end: Any, ends: Any, values: Any, out: Any) -> None:
+        """Add the codes at ``begin..end``, whose elements all differ: a thread each."""
+        place = begin + cuda.grid(1)
+        if place >= end:
+            return
+        code = codes[place]
+        i = abs(code) - 1  # 64 bits wide, as all sums of integers here: the smallest int32 has a positive twin
+        if 0 <= i < out.size:  # the codes are checked before; a write outside stays impossible all the same
+            value = worth(values, device.run_of(ends, place), multiples, place)
+            out[i] += value if code > 0 else -value
+
+    return add_codes
+
+
+@device.jit
+def _plain(values: Any, run: Any, _multiples: Any, _place: Any) -> Any:
+    return values[run]
+
+
+@device.jit
+def _multiplied(values: Any, run: Any, multiples: Any, place: Any) -> Any:
+    return values[run * MOST + ((multiples[place] - 1) & (MOST - 1))]
+
+
+_add_codes, _add_multiples = _make_add_codes(_plain), _make_add_codes(_multiplied)
 
 
 @device.kernel()
@@ -82,10 +93,14 @@ _gather, _gather_difference = _make_gather(device.one), _make_gather(device.diff
 take_back, take_back_difference = _make_take_back(device.one), _make_take_back(device.difference)
 
 
-def add_runs(codes: Any, begin: int, end: int, ends: Any, values: Any, out: Any, stream: Any) -> None:
+def add_runs(
+    codes: Any, multiples: Any | None, begin: int, end: int, ends: Any, values: Any, out: Any, stream: Any
+) -> None:
     """Launch the addition of one message's codes, at ``begin..end``; all arrays are on the device."""
     if begin < end:
-        _add_codes[device.grid(end - begin), device.THREADS, stream](codes, begin, end, ends, values, out)
+        add = _add_codes if multiples is None else _add_multiples
+        given = codes if multiples is None else multiples  # a kernel takes no None; the plain one does not look
+        add[device.grid(end - begin), device.THREADS, stream](codes, given, begin, end, ends, values, out)
 
 
 def add_codes(
@@ -95,6 +110,7 @@ def add_codes(
     out: Any,
     starts: NDArray[np.int64] | None = None,
     stream: int = 0,
+    multiples: NDArray[np.uint8] | None = None,
 ) -> None:
     """Add ``value * sign(code)`` to ``out[|code| - 1]`` for every code, as `hvdspark_kernels.threshold.cpu.add_codes`.
 
@@ -107,7 +123,8 @@ def add_codes(
     ends
         ``[runs] int64``, NumPy, rising to count: where each run ends.
     values
-        ``[runs] float32``, NumPy: what a positive code of the run stands for.
+        ``[runs] float32``, NumPy: what a positive code of the run stands for; with multiples ``[runs, 8] float32``:
+        what it stands for with each of them.
     out
         ``[n] float32`` on the device, changed in place.
     starts
@@ -116,19 +133,25 @@ def add_codes(
         message.
     stream
         A ``cudaStream_t``; 0 is the default stream.
+    multiples
+        ``[count] uint8``, NumPy: the multiple of each code, 1 to 8; None where codes have none.
     """
     codes, out = device.as_device(codes, np.int32), device.as_device(out, np.float32)
-    if ends.dtype != np.int64 or values.dtype != np.float32 or ends.shape != values.shape:
+    shape = ends.shape if multiples is None else (*ends.shape, MOST)
+    if ends.dtype != np.int64 or values.dtype != np.float32 or values.shape != shape:
         raise ValueError(f"{ends.size} ends of {ends.dtype} do not fit {values.size} values of {values.dtype}")
+    if multiples is not None and (multiples.dtype != np.uint8 or multiples.shape != codes.shape):
+        raise ValueError(f"{multiples.size} multiples of {multiples.dtype} do not fit {codes.size} codes")
     if ends.size and (ends[0] < 0 or ends[-1] != codes.size or (ends[1:] < ends[:-1]).any()):
         raise ValueError(f"runs must end in rising order at {codes.size}, not at {ends.tolist()}")
     if not ends.size:
         return
     queue = device.stream_of(stream)
     bounds = [0, *ends.tolist()] if starts is None else [*starts.tolist(), codes.size]
-    run_ends, run_values = cuda.to_device(ends, stream=queue), cuda.to_device(values, stream=queue)
+    run_ends, run_values = cuda.to_device(ends, stream=queue), cuda.to_device(values.ravel(), stream=queue)
+    sent = None if multiples is None else cuda.to_device(multiples, stream=queue)
     for begin, end in pairwise(bounds):
-        add_runs(codes, begin, end, run_ends, run_values, out, queue)
+        add_runs(codes, sent, begin, end, run_ends, run_values, out, queue)
 
 
 def sum_coded(codes: Any, begin: int, end: int, residual: Any, stream: int = 0) -> float:

@@ -90,12 +90,20 @@ def first_bad_code(codes: NDArray[np.int32], n: int) -> int:
 
 
 def add_codes(
-    codes: NDArray[np.int32], ends: NDArray[np.int64], values: NDArray[np.float32], out: NDArray[np.float32]
+    codes: NDArray[np.int32],
+    ends: NDArray[np.int64],
+    values: NDArray[np.float32],
+    out: NDArray[np.float32],
+    multiples: NDArray[np.uint8] | None = None,
 ) -> None:
-    """Add ``values[run] * sign`` to ``out[|code| - 1]`` for every code; those before ``ends[0]`` are run 0's."""
+    """Add ``values[run] * sign`` to ``out[|code| - 1]`` for every code; those before ``ends[0]`` are run 0's.
+
+    With multiples: ``values[run, multiple - 1] * sign``.
+    """
     run = 0
     for place, code in enumerate(codes.tolist()):
         while place >= ends[run]:
             run += 1
         if 1 <= abs(code) <= out.size:
-            out[abs(code) - 1] += values[run] if code > 0 else -values[run]
+            value = values[run] if multiples is None else values[run, multiples[place] - 1]
+            out[abs(code) - 1] += value if code > 0 else -value
