@@ -30,9 +30,13 @@ def target(out: Any) -> tuple[AddCodes, AddDense, int]:
     view = _checked(out, "out", size)
 
     def add(
-        codes: NDArray[np.int32], ends: NDArray[np.int64], values: NDArray[np.float32], starts: NDArray[np.int64]
+        codes: NDArray[np.int32],
+        multiples: NDArray[np.uint8] | None,
+        ends: NDArray[np.int64],
+        values: NDArray[np.float32],
+        starts: NDArray[np.int64],
     ) -> None:
-        add_codes(cuda.to_device(codes), ends, values, view, starts)
+        add_codes(cuda.to_device(codes), ends, values, view, starts, multiples=multiples)
 
     def add_dense(body: NDArray[np.uint8], scale: float) -> None:
         # Dense messages are for comparisons, and their bytes cross the bus anyway: the sum may as well be made here.
@@ -121,13 +125,30 @@ class CudaStore(Store):
             total: NDArray[np.float32] = self.kept(where) + self.updates(update, where)
         return total
 
-    def add_codes(self, codes: NDArray[np.int32], ends: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+    def add_codes(
+        self,
+        codes: NDArray[np.int32],
+        ends: NDArray[np.int64],
+        values: NDArray[np.float32],
+        multiples: NDArray[np.uint8] | None = None,
+    ) -> None:
         """Run the kernel."""
         from numba import cuda
 
         from hvdspark_kernels.threshold.cuda import add_codes
 
-        add_codes(cuda.to_device(codes), ends, values, self.residual, np.zeros(1, np.int64))
+        start = np.zeros(1, np.int64)
+        add_codes(cuda.to_device(codes), ends, values, self.residual, start, multiples=multiples)
+
+    def take_multiples(
+        self, codes: NDArray[np.int32], ends: NDArray[np.int64], taus: NDArray[np.float32]
+    ) -> NDArray[np.uint8]:
+        """Run the kernel."""
+        from numba import cuda
+
+        from hvdspark_kernels.multiples.cuda import take
+
+        return take(cuda.to_device(codes), ends, taus, self.residual)
 
     def sum_coded(self, codes: NDArray[np.int32]) -> float:
         """Run the kernel."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hvdspark.codec import multiples
 from hvdspark.codec.dense import DenseFormat
 from hvdspark.codec.devices import target
 from hvdspark.codec.format import Format, Plan
@@ -66,13 +67,18 @@ def decode_into(
 
     checked = [each for some in threads.run(check_some, parts) for each in some]
     codes, starts = _read_codes(checked, parts, num_threads)
+    found = _read_multiples(checked, starts, scales)
     for first, last in _stretches(checked):
         if isinstance(checked[first].form, DenseFormat):
             add_dense(checked[first].body, scales[first])
         else:
             ends, values = _runs(checked[first:last], scales[first:last])
             begins = np.array(starts[first:last], np.int64) - starts[first]
-            add_codes(codes[starts[first] : starts[last]], ends, values, begins)
+            part = slice(starts[first], starts[last])
+            if checked[first].header.multiple_bits:
+                add_codes(codes[part], found[part], ends, multiples.values_of(values), begins)
+            else:
+                add_codes(codes[part], None, ends, values.astype(np.float32), begins)
 
 
 def read_codes(message: Message, n: int) -> NDArray[np.int32]:
@@ -88,8 +94,10 @@ def read_codes(message: Message, n: int) -> NDArray[np.int32]:
     MessageError
         As `decode_into`.
     """
-    checked = check(message, n)
-    return _read_codes([checked], [(0, 1)], 1)[0]
+    checked = [check(message, n)]
+    codes, starts = _read_codes(checked, [(0, 1)], 1)
+    _read_multiples(checked, starts, [1.0])
+    return codes
 
 
 def _parts(messages: Sequence[Message], num_threads: int | None) -> list[tuple[int, int]]:
@@ -108,9 +116,13 @@ def _check(messages: Sequence[Message], place: int, n: int, scale: float, expect
         largest = found.form.largest(found.body)
     else:
         largest = max(found.groups.magnitudes.tolist())
+    _check_scale(scale, largest, place)
+    return found
+
+
+def _check_scale(scale: float, largest: float, place: int) -> None:
     if not _is_float32(scale * max(1.0, largest)):
         raise NonFiniteError(f"scale {scale} times magnitude {largest} of message {place} is no float32 number")
-    return found
 
 
 def _read_codes(
@@ -135,6 +147,23 @@ def _read_codes(
     return codes, starts
 
 
+def _read_multiples(checked: list[Checked], starts: list[int], scales: list[float]) -> NDArray[np.uint8]:
+    """Read the multiples of all messages where their codes are; check what they and the scale make of a magnitude."""
+    if not any(each.header.multiple_bits for each in checked):
+        return np.empty(0, np.uint8)
+    found = np.empty(starts[-1], np.uint8)
+    for place, (each, scale) in enumerate(zip(checked, scales, strict=True)):
+        if each.header.multiple_bits:
+            part = found[starts[place] : starts[place + 1]]
+            multiples.read(each.multiples, part)
+            largest = multiples.largest(each.groups, part)
+            if not _is_float32(largest):
+                problem = f"a multiple of the magnitude is {largest}, no float32 number"
+                raise _named(each.header.error(problem), place, len(checked))
+            _check_scale(scale, largest, place)
+    return found
+
+
 def _read(message: Checked, codes: NDArray[np.int32], num_threads: int | None) -> int:
     """Read the codes of a message; return how many are good."""
     header, form = message.header, message.form
@@ -144,24 +173,25 @@ def _read(message: Checked, codes: NDArray[np.int32], num_threads: int | None) -
 
 
 def _stretches(checked: list[Checked]) -> Iterator[tuple[int, int]]:
-    """Cut the messages, in order, into single dense ones and stretches of coded ones, which are added in one pass."""
-    first = 0
-    for place, each in enumerate(checked):
-        if isinstance(each.form, DenseFormat):
-            if first < place:
-                yield first, place
-            yield place, place + 1
-            first = place + 1
-    if first < len(checked):
-        yield first, len(checked)
+    """Cut the messages, in order, into single dense ones and stretches of coded ones, which are added in one pass.
+
+    Those with multiples and those without are stretches of their own.
+    """
+
+    def kind(place: int) -> int:
+        return place if isinstance(checked[place].form, DenseFormat) else -1 - checked[place].header.multiple_bits
+
+    for _, places in itertools.groupby(range(len(checked)), kind):
+        first, *others = places
+        yield first, first + len(others) + 1
 
 
-def _runs(checked: list[Checked], scales: list[float]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return where the codes of each group of each message end, and what they are worth: rounded to float32 once."""
+def _runs(checked: list[Checked], scales: list[float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return where the codes of each group of each message end, and what they are worth: not rounded to float32 yet."""
     ends = np.cumsum(np.concatenate([each.groups.counts for each in checked]))
     pairs = zip(checked, scales, strict=True)
     values = np.concatenate([each.groups.magnitudes.astype(np.float64) * scale for each, scale in pairs])
-    return ends, values.astype(np.float32)
+    return ends, values
 
 
 def _named(error: MessageError, place: int, num_messages: int) -> MessageError:

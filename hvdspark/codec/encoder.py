@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark.codec.devices import open_store
-from hvdspark.codec.format import Format
 from hvdspark.codec.groups import Groups
 from hvdspark.codec.inspection import EncodingRecord, Magnitudes, magnitudes, records
-from hvdspark.codec.message import DENSE, FORMATS, HEADER_BYTES, Message, Stamp, read_groups, read_header, seal
+from hvdspark.codec.magnitude import MAGNITUDES, Taken
+from hvdspark.codec.message import DENSE, Message, Stamp, read_groups, read_header
 from hvdspark.codec.names import Names
 from hvdspark.codec.options import check_options, check_parts, check_state, checked_ends
 from hvdspark.codec.residual import NoOpResidualPostProcessor, ResidualPostProcessor
@@ -19,6 +19,7 @@ from hvdspark.codec.store import Update
 from hvdspark.codec.tau import MAX_TAU, round_tau
 from hvdspark.codec.threshold import DENSE_DENSITY, FixedThresholdAlgorithm, ThresholdAlgorithm, ThresholdState
 from hvdspark.codec.thresholds import Thresholds
+from hvdspark.codec.writer import Writer
 from hvdspark.errors import ConfigurationError, NonFiniteError
 
 __all__ = ["Encoder"]
@@ -45,8 +46,9 @@ class Encoder:
         How codes are written: ``"sparse"``, ``"rice"`` or ``"bitmap"``; ``"auto"``: the smallest of them for each
         message, by exact size. Or ``"dense"``: every element, exactly, so that no residual is left.
     magnitude
-        What a code stands for: ``"threshold"``, or ``"mean"``: the mean magnitude of what is sent (of each group), at
-        most twice the threshold and rounded down to a bfloat16 number.
+        What a code stands for: ``"threshold"``; ``"mean"``: the mean magnitude of what is sent (of each group), at
+        most twice the threshold and rounded down to a bfloat16 number; or ``"multiples"``: the largest multiple of the
+        threshold, up to eight, that is no larger than the element, for three bits more a code.
     group_ends
         Where each group of elements with a threshold of its own ends; the last one is `n`. None: one for all.
     device
@@ -72,7 +74,7 @@ class Encoder:
         threshold_algorithm: ThresholdAlgorithm | None = None,
         residual_post_processor: ResidualPostProcessor | None = None,
         format: Literal["auto", "sparse", "rice", "bitmap", "dense"] = "auto",  # noqa: A002  # the option's public name
-        magnitude: Literal["threshold", "mean"] = "threshold",
+        magnitude: Literal["threshold", "mean", "multiples"] = "threshold",
         group_ends: Sequence[int] | None = None,
         device: str = "cpu",
         num_threads: int | None = None,
@@ -84,7 +86,7 @@ class Encoder:
         self._n = n
         self._post_processor = residual_post_processor or NoOpResidualPostProcessor()
         self._format = format
-        self._magnitude = magnitude
+        self._magnitude = MAGNITUDES[magnitude]
         self._num_threads = num_threads
         self._names = Names(names, n)
         self._observer = observer
@@ -98,10 +100,7 @@ class Encoder:
         self._store = open_store(n, device, num_threads)
         self._device = device
         self._sent = np.empty(0, np.int32)
-        # Room for the largest message: Rice codes never take more than 33 bits, and a little for each 4,096 of them.
-        # Only what is written becomes memory: a sparse message touches little of it.
-        size = HEADER_BYTES + Groups.table_bytes(len(ends)) + 4 * n + n // 4 + 64
-        self._buffer: NDArray[np.uint8] = np.empty(size, dtype=np.uint8)
+        self._writer = Writer(n, len(ends), format, self._magnitude.bits, num_threads)
 
     @property
     def n(self) -> int:
@@ -277,76 +276,42 @@ class Encoder:
         seen = self._look(update) if self._observer else []
         self._taus = np.array([round_tau(each) if each else 0.0 for each in thresholds.tolist()], np.float32)
         taus = np.where(self._taus > 0, self._taus, np.float32(MAX_TAU))  # all elements of such a group are zero
-        steps = taus if self._magnitude == "threshold" else np.zeros_like(taus)
+        steps = self._magnitude.steps(taus)
         codes, counts, bad = self._store.encode(update, self._ends, taus, steps)
         if bad >= 0:
             self._refuse(update, bad)
         self._before = self._thresholds.states
-        taken, self._sent = steps, codes
+        taken, self._sent = Taken(steps), codes
         try:  # the codes have left the residual: either the caller gets them, or they go back
-            groups = Groups(counts, thresholds, self._magnitudes(codes, counts))
-            self._take_means(codes, groups)
-            taken = groups.magnitudes
-            form, message = self._write(codes, groups, stamp)
+            taken = self._magnitude.take(self._store, codes, counts, self._taus)
+            groups = Groups(counts, thresholds, taken.magnitudes)
+            form, message = self._writer.write(codes, taken.multiples, groups, stamp)
             self._post_process()
             self._thresholds.advance(thresholds, self._densities(groups, dense=False))
-            self._report(groups, seen, form.name, message.size, stamp)
+            self._report(groups, taken, seen, form, message.size, stamp)
         except BaseException:
-            self._store.add_codes(codes, np.cumsum(counts), taken)
+            taken.put_back(self._store, codes, np.cumsum(counts))
             self._thresholds.states = self._before
             raise
         return message
 
-    def _write(self, codes: NDArray[np.int32], groups: Groups, stamp: Stamp) -> tuple[Format, NDArray[np.uint8]]:
-        """Write the message in the format that was asked for, or in the one that takes the fewest bytes."""
-        wanted = FORMATS.values() if self._format == "auto" else [FORMATS[self._format]]
-        plans = [(form, form.plan(codes, self._n)) for form in wanted]
-        form, plan = min(plans, key=lambda pair: pair[1].payload_bytes)
-        table = HEADER_BYTES + Groups.table_bytes(groups.counts.size)
-        message = self._buffer[: table + plan.payload_bytes]
-        if groups.counts.size > 1:
-            groups.write(message[HEADER_BYTES:table])
-        form.write(codes, self._n, plan, message[table:], self._num_threads)
-        seal(message, form, plan.parameter, self._n, groups, stamp)
-        return form, message
-
     def _encode_dense(self, update: Update, stamp: Stamp) -> NDArray[np.uint8]:
         """Send everything: the sum goes straight into the payload, and no residual is left."""
-        message = self._buffer[: HEADER_BYTES + DENSE.payload_bytes(self._n)]
         seen = self._look(update) if self._observer else []
-        bad = self._store.take_all(update, message[HEADER_BYTES:].view("<f4"))
+        bad = self._store.take_all(update, self._writer.dense_values())
         if bad >= 0:
             self._refuse(update, bad)
         self._before, self._sent = self._thresholds.states, np.empty(0, np.int32)
         none = np.zeros(1, np.float32)
         groups = Groups(np.array([self._n]), none, none)
-        seal(message, DENSE, 0, self._n, groups, stamp)
+        message = self._writer.seal_dense(groups, stamp)
         self._thresholds.advance(np.zeros_like(self._taus), self._densities(groups, dense=True))
         try:
-            self._report(groups, seen, DENSE.name, message.size, stamp)
+            self._report(groups, Taken(none), seen, DENSE.name, message.size, stamp)
         except BaseException:
             self.put_back(message)
             raise
         return message
-
-    def _magnitudes(self, codes: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return what a code of each group stands for."""
-        if self._magnitude == "threshold":
-            return np.where(counts > 0, self._taus, np.float32(0))
-        ends = np.cumsum(counts)
-        means = np.zeros_like(self._taus)
-        for group, (end, count, tau) in enumerate(
-            zip(ends.tolist(), counts.tolist(), self._taus.tolist(), strict=True)
-        ):
-            if count:
-                mean = self._store.sum_coded(codes[end - count : end]) / count
-                means[group] = round_tau(min(mean, 2 * tau))  # above it, r - mean would be rounded
-        return means
-
-    def _take_means(self, codes: NDArray[np.int32], groups: Groups) -> None:
-        """Take what codes stand for off the residual, where that was not known in the pass that found them."""
-        if self._magnitude == "mean":
-            self._store.add_codes(codes, np.cumsum(groups.counts), -groups.magnitudes)
 
     def _densities(self, groups: Groups, dense: bool) -> list[float]:  # noqa: FBT001
         if dense:
@@ -366,11 +331,14 @@ class Encoder:
     def _look(self, update: Update) -> list[Magnitudes]:
         return [magnitudes(lambda where: self._finite_totals(update, where), *span) for span in self._thresholds.spans]
 
-    def _report(self, groups: Groups, seen: list[Magnitudes], form: str, message_bytes: int, stamp: Stamp) -> None:
+    def _report(
+        self, groups: Groups, taken: Taken, seen: list[Magnitudes], form: str, message_bytes: int, stamp: Stamp
+    ) -> None:
         if not self._observer:
             return
         about = (stamp, form, message_bytes, self._clipped_mass)
-        for record in records(self._thresholds.spans, groups, self._taus, seen, about):
+        multiples = taken.mean_multiples(groups.counts)
+        for record in records(self._thresholds.spans, groups, self._taus, multiples, seen, about):
             self._observer(record)
 
     # ---- what is refused ---------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def target(out: NDArray[np.float32], num_threads: int | None) -> tuple[AddCodes,
     if not out.flags.writeable:
         raise UnsupportedError("out must be writable")
     return (
-        lambda codes, ends, values, _: add_codes(codes, ends, values, out, num_threads),
+        lambda codes, multiples, ends, values, _: add_codes(codes, ends, values, out, num_threads, multiples),
         lambda body, scale: DenseFormat().add(body, scale, out),
         out.size,
     )
@@ -116,11 +116,27 @@ class HostStore(Store):
             total: NDArray[np.float32] = self.residual[where] + self.updates(update, where)
         return total
 
-    def add_codes(self, codes: NDArray[np.int32], ends: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+    def add_codes(
+        self,
+        codes: NDArray[np.int32],
+        ends: NDArray[np.int64],
+        values: NDArray[np.float32],
+        multiples: NDArray[np.uint8] | None = None,
+    ) -> None:
         """Run the kernel."""
         from hvdspark_kernels.threshold.codes import add_codes
 
-        add_codes(codes, ends, values, self.residual, self._num_threads)
+        add_codes(codes, ends, values, self.residual, self._num_threads, multiples)
+
+    def take_multiples(
+        self, codes: NDArray[np.int32], ends: NDArray[np.int64], taus: NDArray[np.float32]
+    ) -> NDArray[np.uint8]:
+        """Run the kernel."""
+        from hvdspark_kernels.multiples.cpu import take
+
+        multiples = np.empty(codes.size, np.uint8)
+        take(codes, ends, taus, self.residual, multiples, self._num_threads)
+        return multiples
 
     def sum_coded(self, codes: NDArray[np.int32]) -> float:
         """Run the kernel."""

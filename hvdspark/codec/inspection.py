@@ -44,7 +44,9 @@ class EncodingRecord:
     group, elements, codes
         The position of the group, its size, and how much of it was sent.
     threshold, magnitude
-        The tau used, and what a code stands for.
+        The tau used, and what a code stands for, or is a multiple of.
+    multiple
+        The mean multiple of what was sent; 1 where codes have none.
     format, message_bytes
         Of the whole message.
     clipped_mass
@@ -60,6 +62,7 @@ class EncodingRecord:
     codes: int
     threshold: float
     magnitude: float
+    multiple: float
     format: str
     message_bytes: int
     clipped_mass: float
@@ -79,13 +82,14 @@ class EncodingRecord:
 
     def __str__(self) -> str:
         unit = self.threshold or 1.0
+        times = "" if self.multiple == 1.0 else f" x {self.multiple:.2f}"
         percentiles = ", ".join(
             f"p{percent:g} {value:.2e} ({value / unit:.2f} tau)"
             for percent, value in self.magnitudes.percentiles.items()
         )
         return (
             f"rank {self.rank} step {self.step} group {self.group}: {self.codes} of {self.elements} sent "
-            f"(density {self.density:.2e}) at tau {self.threshold:.3e}, magnitude {self.magnitude:.3e}; "
+            f"(density {self.density:.2e}) at tau {self.threshold:.3e}, magnitude {self.magnitude:.3e}{times}; "
             f"{self.format}, {self.message_bytes} bytes; |r|: mean {self.magnitudes.mean:.2e}, {percentiles}, "
             f"max {self.magnitudes.largest:.2e}; clipped so far {self.clipped_mass:.2e}"
         )
@@ -110,10 +114,14 @@ def records(
     spans: Sequence[tuple[int, int]],
     groups: Groups,
     taus: NDArray[np.float32],
+    multiples: Sequence[float],
     seen: Sequence[Magnitudes],
     about: tuple[Stamp, str, int, float],
 ) -> Iterator[EncodingRecord]:
-    """Make a record of each group; `about` is the message: its stamp, format, size, and the clipped mass so far."""
+    """Make a record of each group.
+
+    `multiples` is their mean in each group; `about` the message: its stamp, format, size, and the clipped mass so far.
+    """
     stamp, form, message_bytes, clipped_mass = about
     for group, ((start, stop), found) in enumerate(zip(spans, seen, strict=True)):
         yield EncodingRecord(
@@ -124,6 +132,7 @@ def records(
             codes=int(groups.counts[group]),
             threshold=float(taus[group]),
             magnitude=float(groups.magnitudes[group]),
+            multiple=multiples[group],
             format=form,
             message_bytes=message_bytes,
             clipped_mass=clipped_mass,

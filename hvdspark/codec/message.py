@@ -1,11 +1,11 @@
 """Messages: 64 bytes of header, then a payload in one of the formats. What comes from the wire is checked here, first.
 
-======  =====  =============  ==========================================================
+======  =====  =============  ============================================================================
 offset  bytes  field          meaning
-======  =====  =============  ==========================================================
+======  =====  =============  ============================================================================
 0       4      magic          ``HVDS``
 4       2      version        2
-6       1      format         1 sparse, 2 dense, 3 Rice, 4 bitmap
+6       1      format         1 sparse, 2 dense, 3 Rice, 4 bitmap; plus 16 times the bits of a multiple, 0 or 3
 7       1      parameter      of the Rice codes; 0 elsewhere
 8       8      run_id         the run that the message belongs to
 16      8      step           the step of the sender
@@ -18,10 +18,11 @@ offset  bytes  field          meaning
 52      4      magnitude      float32, a bfloat16 number: what a code stands for
 56      4      examples       rows behind this update, for a weighted mean
 60      4      crc32          of the 60 bytes before and the payload (zlib's polynomial)
-======  =====  =============  ==========================================================
+======  =====  =============  ============================================================================
 
 With more than one group, threshold and magnitude are 0 here, and a table of the groups (groups.py) leads the payload.
-Everything is little-endian.
+With bits for multiples, a code stands for 1 to 8 magnitudes, and the multiples of all codes (multiples.py) end the
+payload; readers that know of none refuse such a format. Everything is little-endian.
 """
 
 import math
@@ -33,6 +34,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hvdspark.codec import multiples
 from hvdspark.codec.bitmap import BitmapFormat
 from hvdspark.codec.dense import DenseFormat
 from hvdspark.codec.format import Format, Plan
@@ -56,6 +58,7 @@ _LAYOUT = struct.Struct("<4sHBBQQIIIfQIfI")
 _CHECKSUM = struct.Struct("<I")
 _MAGIC = b"HVDS"
 _VERSION = 2
+_FORMAT_BITS = 4  # of the header's byte; the others are the bits of a multiple
 _KNOWN: dict[int, Format | DenseFormat] = {
     **{made.identity: made for made in FORMATS.values()},
     DENSE.identity: DENSE,
@@ -111,9 +114,13 @@ class Expected:
 
 @dataclass(slots=True)  # not frozen: each step makes one a rank, which would take three times as long
 class Header:
-    """The header of a message, read; the fields are those of the module's table."""
+    """The header of a message, read; the fields are those of the module's table.
+
+    `multiple_bits` is what the table's format holds beside the format: bits of a code for its multiple; 0: it has none.
+    """
 
     format: int
+    multiple_bits: int
     parameter: int
     run_id: int
     step: int
@@ -142,13 +149,16 @@ class Checked(NamedTuple):
     form
         How the body is written.
     body
-        The payload behind the table of groups, a view of the message.
+        Codes or values: the payload between the table of groups and the multiples, a view of the message.
+    multiples
+        The multiples of the codes, packed: a view of the message; empty where codes have none.
     """
 
     header: Header
     groups: Groups
     form: Format | DenseFormat
     body: NDArray[np.uint8]
+    multiples: NDArray[np.uint8]
 
 
 def read_header(message: Message) -> Header:
@@ -171,13 +181,20 @@ def read_groups(message: Message) -> Groups:
 
 
 def seal(
-    message: NDArray[np.uint8], form: Format | DenseFormat, parameter: int, n: int, groups: Groups, stamp: Stamp
+    message: NDArray[np.uint8],
+    form: Format | DenseFormat,
+    parameter: int,
+    n: int,
+    groups: Groups,
+    stamp: Stamp,
+    multiple_bits: int = 0,
 ) -> None:
     """Write the header, checksum included, in front of a finished payload: ``message[64:]``."""
     payload = message[HEADER_BYTES:]
     one = groups.counts.size == 1
+    kind = form.identity | multiple_bits << _FORMAT_BITS
     head = _LAYOUT.pack(
-        _MAGIC, _VERSION, form.identity, parameter, stamp.run_id, stamp.step, n, int(groups.counts.sum()),
+        _MAGIC, _VERSION, kind, parameter, stamp.run_id, stamp.step, n, int(groups.counts.sum()),
         groups.counts.size, float(groups.thresholds[0]) if one else 0.0, payload.size, stamp.rank,
         float(groups.magnitudes[0]) if one else 0.0, stamp.examples,
     )  # fmt: skip
@@ -208,8 +225,9 @@ def check(message: Message, n: int, expected: Expected | None = None) -> Checked
     header = _read(data)
     payload = data[HEADER_BYTES:]
     form = _KNOWN.get(header.format)
-    if form is None:
-        raise MessageError(f"format {header.format} is not known: do all ranks run one version?")
+    if form is None or header.multiple_bits not in (0, multiples.BITS):
+        known = f"format {header.format} with multiples of {header.multiple_bits} bits"
+        raise MessageError(f"{known} is not known: do all ranks run one version?")
     if header.payload_bytes != payload.size:
         raise MessageError(f"the header announces {header.payload_bytes} bytes of payload, {payload.size} came")
     problem = (
@@ -219,8 +237,9 @@ def check(message: Message, n: int, expected: Expected | None = None) -> Checked
     )
     if problem is None:
         groups = _groups(header, payload)
-        checked = Checked(header, groups, form, payload[Groups.table_bytes(header.groups) :])
-        problem = _check_padding(header, payload)
+        start, end = Groups.table_bytes(header.groups), payload.size - _multiples_bytes(header)
+        checked = Checked(header, groups, form, payload[start:end], payload[end:])
+        problem = _check_padding(header, payload) or _check_multiples(checked)
         problem = problem or (groups.problem(header.count) if isinstance(form, Format) else _check_dense(checked, n))
         if problem is None:
             return checked
@@ -251,7 +270,9 @@ def _read(data: NDArray[np.uint8]) -> Header:
             f"this is no message of this codec (magic {magic!r}, version {version}; {_MAGIC!r}, {_VERSION} needed): "
             f"do all ranks run one version of hvdspark?"
         )
-    return Header(*rest, *_CHECKSUM.unpack_from(data.data, _LAYOUT.size))
+    form, *others = rest
+    split = (form & (1 << _FORMAT_BITS) - 1, form >> _FORMAT_BITS)
+    return Header(*split, *others, *_CHECKSUM.unpack_from(data.data, _LAYOUT.size))
 
 
 def _check_counts(header: Header, form: Format | DenseFormat, n: int, expected: Expected) -> str | None:
@@ -261,9 +282,10 @@ def _check_counts(header: Header, form: Format | DenseFormat, n: int, expected: 
     limit = n if expected.max_count is None or not coded else min(n, expected.max_count)
     if header.count > limit:
         return f"the message carries {header.count} elements, at most {limit} are allowed"
-    size = header.payload_bytes - Groups.table_bytes(header.groups)
+    size = header.payload_bytes - Groups.table_bytes(header.groups) - _multiples_bytes(header)
     if header.groups < 1 or size < 0 or (header.groups > 1 and not _has_zeros(header)):
-        return f"{header.groups} groups do not fit into {header.payload_bytes} bytes of payload"
+        what = f"{header.groups} groups and multiples of {header.multiple_bits} bits"
+        return f"{what} do not fit into {header.payload_bytes} bytes of payload"
     if isinstance(form, Format):
         fits = form.could_hold(Plan(size, header.parameter), n, header.count)
     else:
@@ -274,6 +296,19 @@ def _check_counts(header: Header, form: Format | DenseFormat, n: int, expected: 
 def _has_zeros(header: Header) -> bool:
     """Tell whether threshold and magnitude are zero, and not the negative one."""
     return all(value == 0 and math.copysign(1, value) > 0 for value in (header.threshold, header.magnitude))
+
+
+def _multiples_bytes(header: Header) -> int:
+    return multiples.packed_bytes(header.count, header.multiple_bits)
+
+
+def _check_multiples(checked: Checked) -> str | None:
+    if not checked.header.multiple_bits:
+        return None
+    if not isinstance(checked.form, Format):
+        return "a dense message has no multiples"
+    filled = multiples.is_filled_up(checked.multiples, checked.header.count)
+    return None if filled else "the multiples are not filled up with zeros"
 
 
 def _check_padding(header: Header, payload: NDArray[np.uint8]) -> str | None:

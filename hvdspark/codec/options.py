@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hvdspark.codec.magnitude import MAGNITUDES
 from hvdspark.codec.message import DENSE, FORMATS
 from hvdspark.codec.residual import ResidualPostProcessor
 from hvdspark.codec.threshold import ThresholdAlgorithm, ThresholdState
@@ -24,8 +25,8 @@ def check_options(n: int, form: str, magnitude: str, num_threads: int | None, en
     formats = ("auto", *FORMATS, DENSE.name)
     if form not in formats:
         raise ConfigurationError(f"format must be one of {', '.join(map(repr, formats))}, not {form!r}")
-    if magnitude not in ("threshold", "mean"):
-        raise ConfigurationError(f"magnitude must be 'threshold' or 'mean', not {magnitude!r}")
+    if magnitude not in MAGNITUDES:
+        raise ConfigurationError(f"magnitude must be one of {', '.join(map(repr, MAGNITUDES))}, not {magnitude!r}")
     if form == DENSE.name and (magnitude != "threshold" or ends is not None):
         raise ConfigurationError("magnitude and group_ends cannot act with format='dense', where nothing is coded")
     if num_threads is not None and (not isinstance(num_threads, int) or num_threads < 1):

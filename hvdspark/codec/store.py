@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 __all__ = ["AddCodes", "AddDense", "Store", "Update"]
 
 
-AddCodes = Callable[[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]], None]
-"""Called with codes, ends and values of runs, as `add_codes`, and with where the codes of each message start."""
+AddCodes = Callable[
+    [NDArray[np.int32], NDArray[np.uint8] | None, NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]], None
+]
+"""Called with codes, multiples, ends and values of runs, as `add_codes`, and with where each message's codes start."""
 
 AddDense = Callable[[NDArray[np.uint8], float], None]
 
@@ -86,8 +88,26 @@ class Store(ABC):
         """Return the elements of ``residual + update`` that a slice or an index array names."""
 
     @abstractmethod
-    def add_codes(self, codes: NDArray[np.int32], ends: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+    def add_codes(
+        self,
+        codes: NDArray[np.int32],
+        ends: NDArray[np.int64],
+        values: NDArray[np.float32],
+        multiples: NDArray[np.uint8] | None = None,
+    ) -> None:
         """Add codes to the residual: see `hvdspark_kernels.threshold.codes.add_codes`."""
+
+    @abstractmethod
+    def take_multiples(
+        self, codes: NDArray[np.int32], ends: NDArray[np.int64], taus: NDArray[np.float32]
+    ) -> NDArray[np.uint8]:
+        """Take multiples of the thresholds off coded elements: see `hvdspark_kernels.multiples.cpu.take`.
+
+        Returns
+        -------
+        ``[count] uint8``
+            What was taken off each, in units of the threshold.
+        """
 
     @abstractmethod
     def sum_coded(self, codes: NDArray[np.int32]) -> float:

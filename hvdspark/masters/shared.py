@@ -33,8 +33,9 @@ class SharedTrainingMaster(TrainingMaster):
     exchange : {"codec", "dense", "fp16", "auto"}
         Threshold codes; everything by allreduce, or everything as float16, where the options of the codec are refused;
         or what took the least time in the first twelve exchanges.
-    magnitude : {"threshold", "mean"}
-        What a code stands for: the threshold, or the mean magnitude of what is sent.
+    magnitude : {"threshold", "mean", "multiples"}
+        What a code stands for: the threshold; the mean magnitude of what is sent; or one to eight times the threshold,
+        as much as is there, for three bits more a code.
     threshold_scope : {"model", "group", "parameter"}
         What has a threshold of its own: the whole model, each parameter group of the optimizer, or each parameter.
     momentum_masking : "auto", True or False
@@ -60,7 +61,7 @@ class SharedTrainingMaster(TrainingMaster):
     encode: Literal["updates", "gradients"] = "updates"
     combine: Literal["mean", "sum"] = "mean"
     exchange: ExchangeName = "codec"
-    magnitude: Literal["threshold", "mean"] = "threshold"
+    magnitude: Literal["threshold", "mean", "multiples"] = "threshold"
     threshold_scope: Literal["model", "group", "parameter"] = "model"
     momentum_masking: Literal["auto", True, False] = "auto"
     local_steps: int | tuple[tuple[int, int], ...] = 1

@@ -31,7 +31,7 @@ class CodecOptions:
 
     threshold_algorithm: ThresholdAlgorithm = DEFAULT_THRESHOLD_ALGORITHM
     residual_post_processor: ResidualPostProcessor | None = DEFAULT_POST_PROCESSOR
-    magnitude: Literal["threshold", "mean"] = "threshold"
+    magnitude: Literal["threshold", "mean", "multiples"] = "threshold"
     threshold_scope: Literal["model", "group", "parameter"] = "model"
     momentum_masking: Literal["auto"] | bool = "auto"
     encoding_debug_mode: bool | Callable[[EncodingRecord], None] = False
@@ -54,7 +54,7 @@ _CHOICES = {
     "encode": ("updates", "gradients"),
     "combine": ("mean", "sum"),
     "exchange": get_args(ExchangeName),
-    "magnitude": ("threshold", "mean"),
+    "magnitude": ("threshold", "mean", "multiples"),
     "threshold_scope": ("model", "group", "parameter"),
     "momentum_masking": ("auto", True, False),
 }

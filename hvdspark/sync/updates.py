@@ -62,8 +62,9 @@ class SharedUpdates(Synchroniser):
         Threshold codes; everything by allreduce (the null codec); everything as float16, where what rounding takes off
         is kept and sent later; or what took the least time in the first twelve exchanges, on the slowest rank: logged
         by ``hvdspark``, level INFO.
-    magnitude : {"threshold", "mean"}
-        What a code stands for: the threshold, or the mean magnitude of what is sent.
+    magnitude : {"threshold", "mean", "multiples"}
+        What a code stands for: the threshold; the mean magnitude of what is sent; or one to eight times the threshold,
+        as much as is there, for three bits more a code.
     threshold_scope : {"model", "group", "parameter"}
         What has a threshold of its own: the whole model, each parameter group of the optimizer, or each parameter.
     momentum_masking : "auto", True or False
@@ -109,7 +110,7 @@ class SharedUpdates(Synchroniser):
         encode: Literal["updates", "gradients"] = "updates",
         combine: Literal["mean", "sum"] = "mean",
         exchange: ExchangeName = "codec",
-        magnitude: Literal["threshold", "mean"] = "threshold",
+        magnitude: Literal["threshold", "mean", "multiples"] = "threshold",
         threshold_scope: Literal["model", "group", "parameter"] = "model",
         momentum_masking: Literal["auto"] | bool = "auto",
         local_steps: LocalSteps = 1,

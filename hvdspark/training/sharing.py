@@ -78,7 +78,7 @@ class SharingOptions(Sharing):
     encode: Literal["updates", "gradients"]
     combine: Literal["mean", "sum"]
     exchange: ExchangeName
-    magnitude: Literal["threshold", "mean"]
+    magnitude: Literal["threshold", "mean", "multiples"]
     threshold_scope: Literal["model", "group", "parameter"]
     momentum_masking: Literal["auto"] | bool
     local_steps: LocalSteps

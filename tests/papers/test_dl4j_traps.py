@@ -48,7 +48,7 @@ def test_a_switch_between_formats_loses_nothing():
     assert seen == {1, 2, 3, 4}
 
 
-@pytest.mark.parametrize("magnitude", ["threshold", "mean"])
+@pytest.mark.parametrize("magnitude", ["threshold", "mean", "multiples"])
 @pytest.mark.parametrize("form", ["sparse", "rice", "bitmap"])
 def test_the_negated_update_gives_the_negated_message(form, magnitude):
     """There, the bitmap has a half step for negative elements only, and so a bias."""

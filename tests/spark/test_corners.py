@@ -234,13 +234,15 @@ def test_a_module_of_two_outputs_is_told(spark, table):
 # ---- what the codec does, seen from outside ------------------------------------------------------------------------
 
 
-def test_the_encoding_debug_mode_leaves_events_of_every_rank_step_and_parameter(spark, table, tmp_path):
-    master = make_master(encoding_debug_mode=True, threshold_scope="parameter", magnitude="mean")
+@pytest.mark.parametrize("magnitude", ["mean", "multiples"])
+def test_the_encoding_debug_mode_leaves_events_of_every_rank_step_and_parameter(spark, table, tmp_path, magnitude):
+    master = make_master(encoding_debug_mode=True, threshold_scope="parameter", magnitude=magnitude)
     SparkMultiLayer(spark, make_network(), master).fit(table, run_directory=str(tmp_path))
     events = [event for rank in (0, 1) for event in EventReader(str(tmp_path), rank).read()]
     encodings = [event for event in events if event["kind"] == "encoding"]
     steps = -(-400 // (2 * 16))
     seen = sorted((event["rank"], event["step"], event["group"]) for event in encodings)
     assert seen == [(rank, step, group) for rank in (0, 1) for step in range(steps) for group in range(4)]
-    assert any(event["magnitude"] > event["threshold"] for event in encodings)
+    assert any(event["magnitude"] * event["multiple"] > event["threshold"] for event in encodings)
+    assert any(event["multiple"] > 1 for event in encodings) == (magnitude == "multiples")
     assert {"density", "p50", "p99.99", "message_bytes", "clipped_mass"} <= set(encodings[0])

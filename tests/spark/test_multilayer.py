@@ -168,7 +168,8 @@ def test_master_counts_workers_by_itself(spark, table):
 
 
 def test_master_round_trips(tmp_path):
-    master = make_master(threshold_algorithm=FixedThresholdAlgorithm(2e-3), residual_post_processor=None, combine="sum")
+    options = {"residual_post_processor": None, "combine": "sum", "magnitude": "multiples"}
+    master = make_master(threshold_algorithm=FixedThresholdAlgorithm(2e-3), **options)
     assert SharedTrainingMaster.from_json(master.to_json()) == master
     assert SharedTrainingMaster.from_yaml(master.to_yaml()) == master
     assert pickle.loads(pickle.dumps(master)) == master

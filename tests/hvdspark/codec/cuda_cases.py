@@ -27,6 +27,11 @@ OPTIONS = {
         "format": "rice",
     },
     "mean": {"threshold_algorithm": FixedThresholdAlgorithm(0.5), "magnitude": "mean", "format": "sparse"},
+    "multiples": {
+        "threshold_algorithm": FixedThresholdAlgorithm(0.5),
+        "magnitude": "multiples",
+        "group_ends": [30, 30, 71, N],
+    },
     "dense": {"format": "dense"},
 }
 

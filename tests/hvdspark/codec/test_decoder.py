@@ -16,11 +16,20 @@ STAMP = Stamp(run_id=0xABCDEF, rank=3, step=11, examples=32)
 EXPECTED = Expected(run_id=0xABCDEF, rank=3, step=11)
 SPARSE, DENSE, RICE, BITMAP = 1, 2, 3, 4
 FORMATS = ["sparse", "dense", "rice", "bitmap"]
+CODED = ["sparse", "rice", "bitmap"]
 
 
 def encoder(form="sparse", **options):
     algorithm = None if form == "dense" else FixedThresholdAlgorithm(0.5)
     return Encoder(N, threshold_algorithm=algorithm, format=form, **options)
+
+
+def multiplied(multiples=(1, 8, 3), packed=None, kind=SPARSE, **fields):
+    """Codes with multiples of three bits."""
+    bits = sum((multiple - 1) << 3 * place for place, multiple in enumerate(multiples))
+    packed = bits.to_bytes(-(-3 * len(multiples) // 8), "little") if packed is None else packed
+    codes = np.array([1, -7, 100], "<i4").tobytes()
+    return {"format": kind | 3 << 4, "count": 3, "payload": codes + packed} | fields
 
 
 def honest(form="sparse", **options):
@@ -113,6 +122,29 @@ EVIL = {
     | {"payload": np.array([1, 1, 1], "<u4").tobytes() + np.ones(6, "<f4").tobytes() + b"\1\0\0\0" + bytes(12)},
     "groups and a magnitude in the header": grouped(magnitude=0.5),
     "groups and a threshold in the header": grouped(threshold=0.5),
+    "multiples that are missing": multiplied(packed=b""),
+    "multiples, one byte short": multiplied(packed=b"\x70"),
+    "multiples, one byte more": multiplied(packed=b"\x70\0\0"),
+    "multiples with a bit behind the last": multiplied(packed=b"\xb8\x02"),
+    "multiples with the last bit set": multiplied(packed=b"\xb8\x80"),
+    "multiples of one bit": {"format": SPARSE | 1 << 4},
+    "multiples of two bits": {"format": SPARSE | 2 << 4},
+    "multiples of four bits": {"format": SPARSE | 4 << 4, "payload": bytes([1, 0, 0, 0, 9, 0, 0, 0, 0]), "count": 2},
+    "multiples of eleven bits": {"format": SPARSE | 11 << 4},
+    "multiples of fifteen bits": {"format": SPARSE | 15 << 4},
+    "multiples of three bits that nobody sent": {"format": SPARSE | 3 << 4},
+    "multiples of three bits of an unknown format": {"format": 5 | 3 << 4},
+    "multiples of format 0": multiplied(kind=0),
+    "multiples that nobody announced": multiplied() | {"format": SPARSE},
+    "multiples and count 2**32 - 1": multiplied(count=2**32 - 1),
+    "multiples and count one more": multiplied(count=4),
+    "multiples and count 0": multiplied(count=0),
+    "multiples of sparse codes called Rice": multiplied(kind=RICE),
+    "multiples of sparse codes called a bitmap": multiplied(kind=BITMAP),
+    "multiples of a magnitude that float32 cannot hold": multiplied(bits=0x7F000000),
+    "multiples of dense values": dense() | {"format": DENSE | 3 << 4},
+    "multiples of dense values, with bytes for them": dense()
+    | {"format": DENSE | 3 << 4, "payload": np.ones(N, "<f4").tobytes() + bytes(38), "count": N},
     "another run": {"run_id": 1},
     "another rank": {"rank": 2},
     "an earlier step (a replay)": {"step": 10},
@@ -164,6 +196,10 @@ def test_the_forger_can_write_honest_messages():
     assert (out[0], out[6], out[99], out[1]) == (1.5, 0.5, 1.5, 1.0)
     decode_into([forged(**grouped())], out, expected=EXPECTED)
     assert (out[0], out[6], out[99], out[1]) == (2.0, -0.5, 2.5, 1.0)
+    decode_into([forged(**multiplied())], out, expected=EXPECTED)
+    assert (out[0], out[6], out[99], out[1]) == (2.5, -4.5, 4.0, 1.0)
+    decode_into([forged(**multiplied((1, 1, 1), bits=0x7F000000))], out, expected=EXPECTED)
+    assert (out[0], out[6], out[1]) == (2.0**127, -(2.0**127), 1.0)
 
 
 @pytest.mark.parametrize("evil", EVIL.values(), ids=EVIL)
@@ -217,10 +253,12 @@ def mutations(rng, message, number):
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("form", FORMATS)
-def test_a_million_mutations_are_refused(form):
+@pytest.mark.parametrize(
+    ("form", "magnitude"), [(form, "threshold") for form in FORMATS] + [(form, "multiples") for form in CODED]
+)
+def test_a_million_mutations_are_refused(form, magnitude):
     """Half of them with a right checksum: what then passes is a well-formed message, and stays inside of `out`."""
-    message = honest(form)
+    message = honest(form, magnitude=magnitude)
     guarded = np.zeros(N + 200, np.float32)
     out = guarded[100:-100]
     before = out.tobytes()
@@ -247,7 +285,11 @@ def test_a_million_mutations_are_refused(form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("options", [{}, {"magnitude": "mean", "group_ends": [30, 31, N]}], ids=["one", "groups"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"magnitude": "mean", "group_ends": [30, 31, N]}, {"magnitude": "multiples", "group_ends": [30, 31, N]}],
+    ids=["one", "groups", "multiples"],
+)
 def test_mutations_are_refused(form, options):
     """A few thousand of the same, with groups too."""
     message = honest(form, **({} if form == "dense" else options))
@@ -278,9 +320,11 @@ def test_messages_are_added_in_the_order_of_the_list_with_their_scales():
     assert out.tobytes() == by_hand.tobytes()
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_messages_come_as_bytes_and_at_any_address(form):
-    message = honest(form)
+@pytest.mark.parametrize(
+    ("form", "magnitude"), [(form, "threshold") for form in FORMATS] + [(form, "multiples") for form in CODED]
+)
+def test_messages_come_as_bytes_and_at_any_address(form, magnitude):
+    message = honest(form, magnitude=magnitude)
     wanted = np.zeros(N, np.float32)
     decode_into([message], wanted)
     packed = np.zeros(message.size + 8, np.uint8)

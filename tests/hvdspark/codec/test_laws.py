@@ -21,6 +21,23 @@ OPTIONS = {
     "auto-target": {"threshold_algorithm": TargetSparsityThresholdAlgorithm()},
     "auto-tiny-threshold": {"threshold_algorithm": FixedThresholdAlgorithm(1e-12)},
     "auto-mean": {"threshold_algorithm": TargetSparsityThresholdAlgorithm(), "magnitude": "mean"},
+    "auto-multiples": {"threshold_algorithm": TargetSparsityThresholdAlgorithm(), "magnitude": "multiples"},
+    "rice-multiples": {
+        "threshold_algorithm": AdaptiveThresholdAlgorithm(),
+        "residual_post_processor": ResidualClippingPostProcessor(2.0, 2),
+        "format": "rice",
+        "magnitude": "multiples",
+    },
+    "bitmap-tiny-multiples": {
+        "threshold_algorithm": FixedThresholdAlgorithm(1e-12),
+        "format": "bitmap",
+        "magnitude": "multiples",
+    },
+    "sparse-multiples": {
+        "threshold_algorithm": FixedThresholdAlgorithm(1e-3),
+        "format": "sparse",
+        "magnitude": "multiples",
+    },
     "rice-fixed": {"threshold_algorithm": FixedThresholdAlgorithm(1e-3), "format": "rice"},
     "rice-adaptive-mean": {
         "threshold_algorithm": AdaptiveThresholdAlgorithm(),
@@ -59,9 +76,10 @@ def test_there_are_laws():
     assert len(codec.LAWS) == 17
 
 
-def test_ten_thousand_steps_against_a_float64_shadow():
+@pytest.mark.parametrize("magnitude", ["threshold", "multiples"])
+def test_ten_thousand_steps_against_a_float64_shadow(magnitude):
     n, steps = 128, 10_000
-    encoder = Encoder(n, threshold_algorithm=AdaptiveThresholdAlgorithm())
+    encoder = Encoder(n, threshold_algorithm=AdaptiveThresholdAlgorithm(), magnitude=magnitude)
     rng = np.random.default_rng(4)
     decoded, given = np.zeros(n), np.zeros(n)
     passed_by = np.zeros(n)
@@ -76,9 +94,10 @@ def test_ten_thousand_steps_against_a_float64_shadow():
     assert error <= 1e-6 * np.linalg.norm(passed_by)
 
 
-def test_one_step_is_exact_bit_for_bit_with_a_bfloat16_threshold():
+@pytest.mark.parametrize("magnitude", ["threshold", "multiples"])
+def test_one_step_is_exact_bit_for_bit_with_a_bfloat16_threshold(magnitude):
     rng = np.random.default_rng(5)
-    encoder = Encoder(5000, threshold_algorithm=FixedThresholdAlgorithm(0.0123))
+    encoder = Encoder(5000, threshold_algorithm=FixedThresholdAlgorithm(0.0123), magnitude=magnitude)
     for _ in range(50):
         update = (rng.standard_normal(5000) * 0.02).astype(np.float32)
         total = encoder.residual + update

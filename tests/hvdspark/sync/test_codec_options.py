@@ -6,14 +6,21 @@ import pytest
 import torch
 
 from contracts.problem import CLASSES, WIDTH, backward, make_module, shared_steps, weights
-from hvdspark import AdaptiveThresholdAlgorithm, SharedUpdates, TargetSparsityThresholdAlgorithm
+from hvdspark import (
+    AdaptiveThresholdAlgorithm,
+    FixedThresholdAlgorithm,
+    SharedUpdates,
+    TargetSparsityThresholdAlgorithm,
+)
 from hvdspark.collectives import run_ranks
 from hvdspark.errors import ConfigurationError, RankMismatch
 
 TARGET = TargetSparsityThresholdAlgorithm(sparsity_target=0.02)
 
 
-def records_of(steps=4, ranks=2, module_of=make_module, groups_of=lambda module: module.parameters(), **options):
+def records_of(
+    steps=4, ranks=2, module_of=make_module, groups_of=lambda module: module.parameters(), algorithm=TARGET, **options
+):
     """Take some steps in encoding debug mode; return the records of each rank."""
 
     def fn(world):
@@ -22,7 +29,7 @@ def records_of(steps=4, ranks=2, module_of=make_module, groups_of=lambda module:
         optimizer = SharedUpdates(
             torch.optim.SGD(groups_of(module), lr=0.1, momentum=0.9),
             world,
-            threshold_algorithm=TARGET,
+            threshold_algorithm=algorithm,
             encoding_debug_mode=records.append,
             **options,
         )
@@ -45,6 +52,14 @@ def test_magnitude(encode):
             assert sent
             assert all((record.magnitude > record.threshold) == larger for record in sent)
             assert all(record.magnitude <= 2 * record.threshold for record in sent)
+
+
+@pytest.mark.parametrize("encode", ["updates", "gradients"])
+def test_multiples(encode):
+    options = {"encode": encode, "algorithm": FixedThresholdAlgorithm(1e-3)}
+    for records in records_of(magnitude="multiples", **options):
+        assert all(record.magnitude == record.threshold and 1.5 < record.multiple <= 8.0 for record in records)
+    assert all(record.multiple == 1.0 for records in records_of(**options) for record in records)
 
 
 def test_threshold_scope():
@@ -106,6 +121,7 @@ def sgd_of(module):
         {"threshold_scope": "layer"},
         {"encoding_debug_mode": "yes"},
         {"exchange": "dense", "magnitude": "mean"},
+        {"exchange": "dense", "magnitude": "multiples"},
         {"exchange": "dense", "threshold_scope": "group"},
         {"exchange": "dense", "encoding_debug_mode": True},
         {"exchange": "fp16", "magnitude": "mean"},
@@ -123,7 +139,7 @@ def test_options_that_cannot_act_are_refused_by_name(options):
 @pytest.mark.parametrize("name", ["magnitude", "threshold_scope"])
 def test_ranks_with_other_options_are_refused_together(name):
     def fn(world):
-        value = {"magnitude": ("mean", "threshold"), "threshold_scope": ("group", "model")}[name][world.rank]
+        value = {"magnitude": ("multiples", "threshold"), "threshold_scope": ("group", "model")}[name][world.rank]
         with pytest.raises(RankMismatch, match=name):
             SharedUpdates(sgd_of(make_module()), world, **{name: value})
 

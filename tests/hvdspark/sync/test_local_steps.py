@@ -145,7 +145,7 @@ def test_a_rank_alone_has_outer_momentum_too():
     size=st.integers(2, 4),
     length=st.integers(1, 5),
     outer=st.sampled_from([None, Nesterov(0.7, 0.5)]),
-    magnitude=st.sampled_from(["threshold", "mean"]),
+    magnitude=st.sampled_from(["threshold", "mean", "multiples"]),
     combine=st.sampled_from(["mean", "sum"]),
     counts=st.lists(st.integers(0, 9), min_size=4, max_size=4),
 )

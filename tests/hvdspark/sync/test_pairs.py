@@ -20,7 +20,7 @@ OPTIONS = {
     "encode": ["gradients"],
     "combine": ["sum"],
     "exchange": ["dense", "fp16", "auto"],
-    "magnitude": ["mean"],
+    "magnitude": ["mean", "multiples"],
     "threshold_scope": ["group", "parameter"],
     "momentum_masking": [False],
     "local_steps": [3, ((0, 1), (50, 4))],
