@@ -1,6 +1,5 @@
 """The seam between training and the wire: what every set of ranks can do together."""
 
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -77,6 +76,9 @@ class Collective(Transport):
         As above.
     host : str
         As above.
+    unfinished : list of callable
+        Called by `close` before the ranks meet, in the same order on all ranks; what they raise, `close` raises. Who
+        has something under way adds and removes it.
     """
 
     _has_transport: ClassVar[bool] = True
@@ -92,7 +94,7 @@ class Collective(Transport):
         self._parts: tuple[Collective, Collective | None] | None = None
         self._is_part = False
         self._turns = Turns(self)
-        self._before_close: list[weakref.WeakMethod[Callable[[], None]]] = []
+        self.unfinished: Final[list[Callable[[], None]]] = []
 
     @property
     def sent_bytes(self) -> int:
@@ -262,17 +264,6 @@ class Collective(Transport):
         return self._turns.start(work)
 
     @final
-    def before_close(self, method: Callable[[], None]) -> None:
-        """Have a bound method called by `close`, before the ranks meet; `close` raises what it raises.
-
-        Parameters
-        ----------
-        method : callable
-            Its object is not kept alive by this.
-        """
-        self._before_close.append(weakref.WeakMethod(method))
-
-    @final
     def local(self) -> "Collective":
         """Return the collective of the ranks of this host.
 
@@ -308,9 +299,8 @@ class Collective(Transport):
         if self._ended:
             return
         with self._turns.taken("close"):
-            for reference in self._before_close:
-                if (method := reference()) is not None:
-                    method()
+            for finish in tuple(self.unfinished):
+                finish()
             self._met(Intent(Operation.CLOSE))
             self._ended = "closed"
             for part in self._open_parts():

@@ -34,6 +34,8 @@ class InFlight:
         `[n] float32`.
     followers : sequence of callable
         Called after each exchange, on its thread, with a weight of one.
+    finish : callable
+        Lands what is under way and applies it; called when the collective is closed before somebody has.
 
     Attributes
     ----------
@@ -49,12 +51,14 @@ class InFlight:
         traffic: Traffic,
         like: torch.Tensor,
         followers: Sequence[Callable[[float], None]],
+        finish: Callable[[], None],
     ) -> None:
         self._collective = collective
         self._exchange = exchange
         self._scale = scale
         self._traffic = traffic
         self._followers = followers
+        self._finish = finish
         self.vector, self._sum = torch.empty_like(like), torch.empty_like(like)
         self._loaded: Part | None = None
         self._flight: Future[None] | None = None
@@ -74,6 +78,7 @@ class InFlight:
         if self._loaded is not None:
             part, self._loaded = self._loaded, None
             self._flight = self._collective.start(functools.partial(self._fly, part))
+            self._collective.unfinished.append(self._finish)
 
     def _fly(self, part: Part) -> None:
         with self._traffic.counted(), torch.no_grad():
@@ -84,6 +89,7 @@ class InFlight:
 
     def land(self) -> torch.Tensor:
         """Wait, and return the sum over ranks, `[n] float32`, valid until the next launch; or raise what went wrong."""
+        self._collective.unfinished.remove(self._finish)
         self.wait()
         self._landed = False
         return self._sum
@@ -99,6 +105,9 @@ class InFlight:
     def restore(self, total: torch.Tensor | None) -> None:
         """Go on where `wait` returned this."""
         self.wait()
+        if self._landed:
+            self._collective.unfinished.remove(self._finish)
         self._landed = total is not None
         if total is not None:
+            self._collective.unfinished.append(self._finish)
             self._sum.copy_(total)

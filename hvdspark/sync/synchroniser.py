@@ -82,9 +82,8 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         self._agreed = torch.empty(self._flat.n, dtype=torch.float32, device=self._exchange.device)
         self._outer = None if rules.outer is None else OuterStep(rules.outer, self._agreed)
         is_late = rules.overlap == "next_step" and collective.size > 1
-        late = (collective, self._exchange, self._scale, self._traffic, self._agreed, self._followers)
+        late = (collective, self._exchange, self._scale, self._traffic, self._agreed, self._followers, self._land)
         self._flight = InFlight(*late) if is_late else None
-        collective.before_close(self._land)  # the last step's exchange counts, whether or not `synchronise` is called
         self._gradient = torch.empty_like(self._flat.weights) if rules.encode == "gradients" else None
         self._period: Period | None = None  # None: the ranks agree
         self._resumed_from: int | None = None  # checksum of the weights that a state in the middle of one goes with

@@ -56,10 +56,9 @@ class Owner:
 def test_closing_finishes_what_asked_for_it_first():
     def live(collective):
         log = []
-        owner, forgotten = Owner(collective, log), Owner(collective, log)
-        collective.before_close(owner.finish)
-        collective.before_close(forgotten.fail)
-        del forgotten
+        owner = Owner(collective, log)
+        collective.unfinished.extend([owner.finish, owner.fail])
+        collective.unfinished.remove(owner.fail)
         collective.start(lambda: several(collective, log, 0.02))
         collective.close()
         collective.close()
@@ -74,7 +73,7 @@ def test_what_cannot_be_finished_ends_the_collective():
     def live(collective):
         owner = Owner(collective, [])
         if collective.rank == 1:
-            collective.before_close(owner.fail)
+            collective.unfinished.append(owner.fail)
         with pytest.raises(KeyError if collective.rank == 1 else RankLost), collective:
             check_gather(collective, lambda rank: 5)
 

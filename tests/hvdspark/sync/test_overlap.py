@@ -1,6 +1,7 @@
 """Overlap: what a step sends is applied one step late, and nothing else changes."""
 
 import copy
+import gc
 import threading
 import time
 
@@ -134,6 +135,9 @@ def test_closing_the_collective_applies_what_is_under_way():
             train(module, optimizer, own, range(4))
             if how == "synchronise":
                 optimizer.synchronise()
+            assert len(own.unfinished) == (how == "close")
+            del optimizer  # nobody but the collective knows of what is under way
+            gc.collect()
         return weights(module).tobytes()
 
     assert run_ranks(fn, 3, "synchronise") == run_ranks(fn, 3, "close")
