@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from hvdspark.data.columns import ColumnPlan, Table, plan_columns
 from hvdspark.data.dataset import DataSet
+from hvdspark.data.distribute import list_paths
 from hvdspark.data.examples import Examples, SplitTestAndTrain
+from hvdspark.data.file_batches import FileBatch, create_file_batches, read_file_batch
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.multidataset import MultiDataSet
 from hvdspark.data.plan import EpochPlan
@@ -21,6 +23,7 @@ from hvdspark.data.repartition import (
     repartition,
 )
 from hvdspark.data.stage import stage
+from hvdspark.data.validation import ValidationResult, validate_data_sets, validate_multi_data_sets
 from hvdspark.data.workers import use_driver_python, workers_explained
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ __all__ = [
     "EpochPlan",
     "EqualRepartitioner",
     "Examples",
+    "FileBatch",
     "Manifest",
     "MultiDataSet",
     "NoOpRepartitioner",
@@ -43,10 +47,16 @@ __all__ = [
     "Repartitioner",
     "SplitTestAndTrain",
     "Table",
+    "ValidationResult",
+    "create_file_batches",
+    "list_paths",
     "plan_columns",
+    "read_file_batch",
     "repartition",
     "stage",
     "use_driver_python",
+    "validate_data_sets",
+    "validate_multi_data_sets",
     "workers_explained",
 ]
 
