@@ -7,11 +7,12 @@
     decode_into([message, other], out, scale=0.5)    # out += 0.5 * each, in order
 """
 
-from hvdspark.codec.decoder import decode_into, read_codes
+from hvdspark.codec.cutting import Cutter
+from hvdspark.codec.decoder import Decoded, decode_into, read_messages
 from hvdspark.codec.encoder import Encoder
 from hvdspark.codec.groups import Groups
 from hvdspark.codec.inspection import EncodingRecord, Magnitudes
-from hvdspark.codec.message import Expected, Header, Message, Stamp, read_groups, read_header
+from hvdspark.codec.message import Checked, Expected, Header, Message, Stamp, read_groups, read_header
 from hvdspark.codec.residual import (
     AnyResidualPostProcessor,
     NoOpResidualPostProcessor,
@@ -32,6 +33,9 @@ __all__ = [
     "AdaptiveThresholdAlgorithm",
     "AnyResidualPostProcessor",
     "AnyThresholdAlgorithm",
+    "Checked",
+    "Cutter",
+    "Decoded",
     "Encoder",
     "EncodingRecord",
     "Expected",
@@ -49,7 +53,7 @@ __all__ = [
     "ThresholdAlgorithm",
     "ThresholdState",
     "decode_into",
-    "read_codes",
     "read_groups",
     "read_header",
+    "read_messages",
 ]

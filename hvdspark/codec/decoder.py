@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,88 @@ from hvdspark.codec.message import Checked, Expected, Message, check
 from hvdspark.errors import ConfigurationError, MessageError, NonFiniteError
 from hvdspark_kernels import threads
 
-__all__ = ["decode_into", "read_codes"]
+__all__ = ["Decoded", "decode_into", "read_messages"]
 
 _Item = TypeVar("_Item")
 _BYTES = 1 << 17  # of messages that are worth waking a thread for
 _LARGEST = float(np.finfo(np.float32).max)
+
+
+class Decoded:
+    """Messages that were found good, with their codes; not added to anything yet.
+
+    Parameters
+    ----------
+    messages
+        Checked, in order.
+    n
+        Elements that they are of.
+    scales
+        The factor of each.
+    codes
+        ``[count] int32``: the codes of all messages, one after the other.
+    found
+        ``[count] uint8``: their multiples, good where a message has some; or nothing, if none has.
+    starts
+        Where the codes of each message begin in it, and where the last ones end.
+    """
+
+    def __init__(
+        self,
+        messages: list[Checked],
+        n: int,
+        scales: list[float],
+        codes: NDArray[np.int32],
+        found: NDArray[np.uint8],
+        starts: list[int],
+    ) -> None:
+        self.messages = messages
+        self._n = n
+        self._scales = scales
+        self._codes = codes
+        self._multiples = found
+        self._starts = starts
+
+    def codes(self, place: int) -> NDArray[np.int32]:
+        """Return the codes of a message, ``[count] int32``; none of a dense one."""
+        return self._codes[self._starts[place] : self._starts[place + 1]]
+
+    def multiples(self, place: int) -> NDArray[np.uint8] | None:
+        """Return the multiples of a message's codes, ``[count] uint8``; None where they have none."""
+        if not self.messages[place].header.multiple_bits:
+            return None
+        return self._multiples[self._starts[place] : self._starts[place + 1]]
+
+    def add_to(self, out: Any, num_threads: int | None = None) -> None:
+        """Add all messages, in order: ``out += scale * message``.
+
+        Parameters
+        ----------
+        out
+            ``[n] float32`` on any device, of the length that the messages were read for.
+        num_threads
+            As in `decode_into`.
+
+        Raises
+        ------
+        UnsupportedError, ConfigurationError
+            If it is no such array.
+        """
+        add_codes, add_dense, n = target(out, num_threads)
+        if n != self._n:
+            raise ConfigurationError(f"the messages are of {self._n} elements, out has {n}")
+        for first, last in _stretches(self.messages):
+            start, stop = self._starts[first], self._starts[last]
+            if isinstance(self.messages[first].form, DenseFormat):
+                add_dense(self.messages[first].body, self._scales[first])
+            elif start < stop:
+                ends, values = _runs(self.messages[first:last], self._scales[first:last])
+                begins = np.array(self._starts[first:last], np.int64) - start
+                codes = self._codes[start:stop]
+                if self.messages[first].header.multiple_bits:
+                    add_codes(codes, self._multiples[start:stop], ends, multiples.values_of(values), begins)
+                else:
+                    add_codes(codes, None, ends, values.astype(np.float32), begins)
 
 
 def decode_into(
@@ -57,7 +134,23 @@ def decode_into(
     NonFiniteError
         If a scale, or what it makes of a message, is no float32 number; `out` is as it was.
     """
-    add_codes, add_dense, n = target(out, num_threads)
+    _, _, n = target(out, num_threads)
+    read_messages(messages, n, scale, expected=expected, num_threads=num_threads).add_to(out, num_threads)
+
+
+def read_messages(
+    messages: Sequence[Message],
+    n: int,
+    scale: float | Sequence[float] = 1.0,
+    *,
+    expected: Expected | Sequence[Expected] | None = None,
+    num_threads: int | None = None,
+) -> Decoded:
+    """Do all of `decode_into` but the adding, for those who want to know what the messages say before, or after.
+
+    Parameters, and what is raised, are those of `decode_into`; `n` is the number of elements that messages must have.
+    What is returned holds views of the messages.
+    """
     scales = _one_each(scale, len(messages), "scale")
     hopes = _one_each(expected, len(messages), "expected")
     parts = _parts(messages, num_threads)
@@ -67,37 +160,7 @@ def decode_into(
 
     checked = [each for some in threads.run(check_some, parts) for each in some]
     codes, starts = _read_codes(checked, parts, num_threads)
-    found = _read_multiples(checked, starts, scales)
-    for first, last in _stretches(checked):
-        if isinstance(checked[first].form, DenseFormat):
-            add_dense(checked[first].body, scales[first])
-        else:
-            ends, values = _runs(checked[first:last], scales[first:last])
-            begins = np.array(starts[first:last], np.int64) - starts[first]
-            part = slice(starts[first], starts[last])
-            if checked[first].header.multiple_bits:
-                add_codes(codes[part], found[part], ends, multiples.values_of(values), begins)
-            else:
-                add_codes(codes[part], None, ends, values.astype(np.float32), begins)
-
-
-def read_codes(message: Message, n: int) -> NDArray[np.int32]:
-    """Read the codes of a message: what was sent of `n` elements.
-
-    Returns
-    -------
-    ``[count] int32``
-        Signed one-based indices, rising in magnitude; none of a dense message, which has no codes.
-
-    Raises
-    ------
-    MessageError
-        As `decode_into`.
-    """
-    checked = [check(message, n)]
-    codes, starts = _read_codes(checked, [(0, 1)], 1)
-    _read_multiples(checked, starts, [1.0])
-    return codes
+    return Decoded(checked, n, scales, codes, _read_multiples(checked, starts, scales), starts)
 
 
 def _parts(messages: Sequence[Message], num_threads: int | None) -> list[tuple[int, int]]:

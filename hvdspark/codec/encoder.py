@@ -218,6 +218,10 @@ class Encoder:
         dense = [read_header(message).format == DENSE.identity for message in messages]
         self._thresholds.agree(groups, [self._densities(*pair) for pair in zip(groups, dense, strict=True)])
 
+    def agree_on(self, groups: Sequence[Groups]) -> None:
+        """Go on from what is known of the groups of all ranks' last messages, none of them dense; else as `agree`."""
+        self._thresholds.agree(groups, [self._densities(each, dense=False) for each in groups])
+
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that the next message depends on, but for the options.
 

@@ -30,9 +30,10 @@ class SharedTrainingMaster(TrainingMaster):
         What is coded: what a rank's own optimizer would change, or its gradient.
     combine : {"mean", "sum"}
         Mean over ranks, weighted by examples; or their sum, as Deeplearning4j does.
-    exchange : {"codec", "dense", "fp16", "auto"}
-        Threshold codes; everything by allreduce, or everything as float16, where the options of the codec are refused;
-        or what took the least time in the first twelve exchanges.
+    exchange : {"codec", "regions", "dense", "fp16", "auto"}
+        Threshold codes, each rank's to all; or to the owner of each region of the model, who sends all their sum (for
+        many ranks); everything by allreduce, or everything as float16, where the options of the codec are refused; or
+        what took the least time in the first twelve exchanges.
     magnitude : {"threshold", "mean", "multiples"}
         What a code stands for: the threshold; the mean magnitude of what is sent; or one to eight times the threshold,
         as much as is there, for three bits more a code.

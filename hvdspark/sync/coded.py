@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hvdspark.codec import Encoder, EncodingRecord, Expected, Stamp, decode_into, read_codes, read_header
+from hvdspark.codec import Encoder, EncodingRecord, Expected, Stamp, decode_into, read_header, read_messages
 from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, RankLost, RankMismatch, UnsupportedError
 from hvdspark.sync.base import Exchange, Vector
@@ -76,7 +76,7 @@ class CodedExchange(Exchange):
     @property
     def sent(self) -> NDArray[np.int32]:  # type: ignore[override]  # the encoder owns it
         """What this rank, or its host, last sent, `[count] int32`."""
-        return self._encoder.sent if self._is_sender else read_codes(self._own, self._encoder.n)
+        return self._encoder.sent if self._is_sender else read_messages([self._own], self._encoder.n).codes(0)
 
     def add_total(self, vector: Vector, out: Vector, scale: float, *, part: Part) -> None:
         """Do ``out += scale * sum_r decoded_r``; what was not sent of `vector` stays in the residual."""

@@ -19,7 +19,7 @@ __all__ = [
     "DEFAULT_POST_PROCESSOR", "DEFAULT_THRESHOLD_ALGORITHM", "UNCODED", "CodecOptions", "ExchangeName", "check_options",
 ]  # fmt: skip
 
-ExchangeName = Literal["codec", "dense", "fp16", "auto"]
+ExchangeName = Literal["codec", "regions", "dense", "fp16", "auto"]
 
 DEFAULT_THRESHOLD_ALGORITHM: ThresholdAlgorithm = AdaptiveThresholdAlgorithm()
 DEFAULT_POST_PROCESSOR: ResidualPostProcessor = ResidualClippingPostProcessor(5.0, 5)
@@ -82,6 +82,11 @@ def check_options(encode: str, combine: str, exchange: str, codec: CodecOptions)
         raise ConfigurationError(
             'momentum_masking=True cannot act with encode="gradients", where momentum comes after the exchange: leave '
             'it at "auto"'
+        )
+    if exchange == "regions" and codec.threshold_scope != "model":
+        raise ConfigurationError(
+            f'threshold_scope="{codec.threshold_scope}" cannot act with exchange="regions", where owners go by one '
+            "threshold (docs/adr/0014): leave it out"
         )
     for field in dataclasses.fields(codec):
         if exchange in UNCODED and given[field.name] != field.default:

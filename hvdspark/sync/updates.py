@@ -32,6 +32,7 @@ from hvdspark.sync.options import (
     check_options,
 )
 from hvdspark.sync.outer import Nesterov
+from hvdspark.sync.owned import RegionExchange
 from hvdspark.sync.period import LocalSteps, checked_local_steps
 from hvdspark.sync.rules import Rules
 from hvdspark.sync.synchroniser import Synchroniser
@@ -58,10 +59,12 @@ class SharedUpdates(Synchroniser):
         gradient (the optimizer runs after decoding, with equal state on all ranks).
     combine : {"mean", "sum"}
         How ranks' parts are joined: their mean, weighted by examples, or their sum, as Deeplearning4j does.
-    exchange : {"codec", "dense", "fp16", "auto"}
-        Threshold codes; everything by allreduce (the null codec); everything as float16, where what rounding takes off
-        is kept and sent later; or what took the least time in the first twelve exchanges, on the slowest rank: logged
-        by ``hvdspark``, level INFO.
+    exchange : {"codec", "regions", "dense", "fp16", "auto"}
+        "codec": threshold codes, each rank's to all. "regions": codes go to the owner of each region of the model, who
+        thresholds their sum again and sends it to all: for many ranks (docs/adr/0014). "dense": everything by allreduce
+        (the null codec). "fp16": everything as float16; what rounding takes off is kept and sent later. "auto": codec,
+        dense or fp16, whichever took the least time in the first twelve exchanges, on the slowest rank: logged by
+        ``hvdspark``, level INFO.
     magnitude : {"threshold", "mean", "multiples"}
         What a code stands for: the threshold; the mean magnitude of what is sent; or one to eight times the threshold,
         as much as is there, for three bits more a code.
@@ -141,7 +144,7 @@ class SharedUpdates(Synchroniser):
             topology=topology,
             verify_every=verify_every,
         )
-        if exchange == "fp16":
+        if exchange in ("regions", "fp16"):
             if topology == "hosts":
                 raise ConfigurationError(
                     f'topology="hosts" cannot act with exchange="{exchange}", where each rank sums a region for all: '
@@ -178,6 +181,8 @@ class SharedUpdates(Synchroniser):
         if self._name == "fp16":
             return HalfExchange(world, n, phases)
         encoder, num_threads = self._encoder(named), self._codec.num_threads
+        if self._name == "regions":
+            return RegionExchange(world, encoder, run_id, phases, self._codec.residual_post_processor, num_threads)
         coded = CodedExchange(world, encoder, run_id, phases, num_threads, hosts)
         if self._name == "codec":
             return coded

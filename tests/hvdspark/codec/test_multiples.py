@@ -10,9 +10,9 @@ from hvdspark.codec import (
     ResidualClippingPostProcessor,
     TargetSparsityThresholdAlgorithm,
     decode_into,
-    read_codes,
     read_groups,
     read_header,
+    read_messages,
 )
 from hvdspark.codec.tau import MAX_TAU, MIN_TAU
 from hvdspark.errors import MessageError, NonFiniteError
@@ -44,7 +44,7 @@ def test_a_message_by_hand():
     assert message[84:].tobytes() == packed.to_bytes(2, "little")
     assert encoder.residual.tolist() == [0.0, -0.25, 0.25, 5.0, 0.0, 0.25]
     assert decoded([message], 6).tolist() == [0.5, -1.0, 0, 4.0, -4.0, 3.5]
-    assert read_codes(message, 6).tolist() == encoder.sent.tolist() == [1, -2, 4, -5, 6]
+    assert read_messages([message], 6).codes(0).tolist() == encoder.sent.tolist() == [1, -2, 4, -5, 6]
 
 
 def draw(rng, n):
@@ -69,7 +69,7 @@ def test_all_that_is_sent_is_an_exact_multiple_and_keeps_its_sign(form, ends):
         assert not (np.sign(encoder.residual) * np.sign(total) < 0).any()
         taus = np.array([tau or 1.0 for tau in encoder.thresholds])[groups]
         assert np.array_equal(np.abs(sent), taus * np.clip(np.abs(total) // taus, 0, 8))
-        assert np.array_equal(np.flatnonzero(sent) + 1, np.abs(read_codes(message, n)))
+        assert np.array_equal(np.flatnonzero(sent) + 1, np.abs(read_messages([message], n).codes(0)))
 
 
 def test_all_formats_say_the_same_and_each_costs_three_bits_a_code():

@@ -9,11 +9,19 @@ from hvdspark.sync.chooser import AutoExchange
 from hvdspark.sync.coded import CodedExchange
 from hvdspark.sync.dense import DenseExchange
 from hvdspark.sync.half import HalfExchange
+from hvdspark.sync.owned import RegionExchange
 
 
 def coded(algorithm, **options):
     def make(collective, n, phases):
         return CodedExchange(collective, Encoder(n, threshold_algorithm=algorithm, **options), 7, phases)
+
+    return make
+
+
+def regions(algorithm):
+    def make(collective, n, phases):
+        return RegionExchange(collective, Encoder(n, threshold_algorithm=algorithm), 7, phases)
 
     return make
 
@@ -42,6 +50,8 @@ FACTORIES = {
     "auto, fp16": auto("fp16"),
     "dense": DenseExchange,
     "fp16": HalfExchange,
+    "regions, fixed": regions(FixedThresholdAlgorithm(1e-2)),
+    "regions, adaptive": regions(AdaptiveThresholdAlgorithm()),
     "fixed": coded(FixedThresholdAlgorithm(1e-2)),
     "adaptive": coded(AdaptiveThresholdAlgorithm()),
     "dense messages": coded(FixedThresholdAlgorithm(1e-2), format="dense"),

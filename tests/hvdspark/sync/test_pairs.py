@@ -19,7 +19,7 @@ OPTIONS = {
     "residual_post_processor": [None],
     "encode": ["gradients"],
     "combine": ["sum"],
-    "exchange": ["dense", "fp16", "auto"],
+    "exchange": ["regions", "dense", "fp16", "auto"],
     "magnitude": ["mean", "multiples"],
     "threshold_scope": ["group", "parameter"],
     "momentum_masking": [False],
