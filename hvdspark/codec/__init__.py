@@ -12,7 +12,7 @@ from hvdspark.codec.decoder import Decoded, decode_into, read_messages
 from hvdspark.codec.encoder import Encoder
 from hvdspark.codec.groups import Groups
 from hvdspark.codec.inspection import EncodingRecord, Magnitudes
-from hvdspark.codec.message import Checked, Expected, Header, Message, Stamp, read_groups, read_header
+from hvdspark.codec.message import Checked, Expected, Header, Message, Stamp, read_header
 from hvdspark.codec.residual import (
     AnyResidualPostProcessor,
     NoOpResidualPostProcessor,
@@ -53,7 +53,6 @@ __all__ = [
     "ThresholdAlgorithm",
     "ThresholdState",
     "decode_into",
-    "read_groups",
     "read_header",
     "read_messages",
 ]

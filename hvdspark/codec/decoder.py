@@ -36,10 +36,10 @@ class Decoded:
         The factor of each.
     codes
         ``[count] int32``: the codes of all messages, one after the other.
-    found
-        ``[count] uint8``: their multiples, good where a message has some; or nothing, if none has.
     starts
         Where the codes of each message begin in it, and where the last ones end.
+    found
+        ``[count] uint8``: the multiple of each code, where its message has any.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class Decoded:
         n: int,
         scales: list[float],
         codes: NDArray[np.int32],
-        found: NDArray[np.uint8],
         starts: list[int],
+        found: NDArray[np.uint8],
     ) -> None:
         self.messages = messages
         self._n = n
         self._scales = scales
         self._codes = codes
-        self._multiples = found
         self._starts = starts
+        self._found = found
 
     def codes(self, place: int) -> NDArray[np.int32]:
         """Return the codes of a message, ``[count] int32``; none of a dense one."""
@@ -66,7 +66,7 @@ class Decoded:
         """Return the multiples of a message's codes, ``[count] uint8``; None where they have none."""
         if not self.messages[place].header.multiple_bits:
             return None
-        return self._multiples[self._starts[place] : self._starts[place + 1]]
+        return self._found[self._starts[place] : self._starts[place + 1]]
 
     def add_to(self, out: Any, num_threads: int | None = None) -> None:
         """Add all messages, in order: ``out += scale * message``.
@@ -88,16 +88,16 @@ class Decoded:
             raise ConfigurationError(f"the messages are of {self._n} elements, out has {n}")
         for first, last in _stretches(self.messages):
             start, stop = self._starts[first], self._starts[last]
+            part = slice(start, stop)
             if isinstance(self.messages[first].form, DenseFormat):
                 add_dense(self.messages[first].body, self._scales[first])
             elif start < stop:
                 ends, values = _runs(self.messages[first:last], self._scales[first:last])
                 begins = np.array(self._starts[first:last], np.int64) - start
-                codes = self._codes[start:stop]
                 if self.messages[first].header.multiple_bits:
-                    add_codes(codes, self._multiples[start:stop], ends, multiples.values_of(values), begins)
+                    add_codes(self._codes[part], self._found[part], ends, multiples.values_of(values), begins)
                 else:
-                    add_codes(codes, None, ends, values.astype(np.float32), begins)
+                    add_codes(self._codes[part], None, ends, values.astype(np.float32), begins)
 
 
 def decode_into(
@@ -160,7 +160,7 @@ def read_messages(
 
     checked = [each for some in threads.run(check_some, parts) for each in some]
     codes, starts = _read_codes(checked, parts, num_threads)
-    return Decoded(checked, n, scales, codes, _read_multiples(checked, starts, scales), starts)
+    return Decoded(checked, n, scales, codes, starts, _read_multiples(checked, starts, scales))
 
 
 def _parts(messages: Sequence[Message], num_threads: int | None) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from hvdspark.codec.devices import open_store
 from hvdspark.codec.groups import Groups
 from hvdspark.codec.inspection import EncodingRecord, Magnitudes, magnitudes, records
 from hvdspark.codec.magnitude import MAGNITUDES, Taken
-from hvdspark.codec.message import DENSE, Message, Stamp, read_groups, read_header
+from hvdspark.codec.message import DENSE, Checked, Message, Stamp
 from hvdspark.codec.names import Names
 from hvdspark.codec.options import check_options, check_parts, check_state, checked_ends
 from hvdspark.codec.residual import NoOpResidualPostProcessor, ResidualPostProcessor
@@ -198,25 +198,25 @@ class Encoder:
         decode_into([message], self._store.residual, num_threads=self._num_threads)
         self._thresholds.states = self._before
 
-    def agree(self, messages: Sequence[Message]) -> None:
+    def agree(self, messages: Sequence[Checked]) -> None:
         """Go on from what all ranks' last messages say, so that all use the same thresholds for the next ones.
 
         Parameters
         ----------
         messages
-            Of this step, one a rank, in rank order; `decode_into` has accepted them.
+            Of this step, one a rank, in rank order, as `read_messages` found them.
 
         Raises
         ------
         ConfigurationError
             If a message has other groups of elements than this encoder.
         """
-        groups = [read_groups(message) for message in messages]
+        groups = [message.groups for message in messages]
         if any(each.counts.size != self._ends.size for each in groups):
             sizes = [each.counts.size for each in groups]
             raise ConfigurationError(f"this encoder has {self._ends.size} groups, the messages have {sizes}")
-        dense = [read_header(message).format == DENSE.identity for message in messages]
-        self._thresholds.agree(groups, [self._densities(*pair) for pair in zip(groups, dense, strict=True)])
+        densities = [self._densities(message.groups, dense=message.form is DENSE) for message in messages]
+        self._thresholds.agree(groups, densities)
 
     def agree_on(self, groups: Sequence[Groups]) -> None:
         """Go on from what is known of the groups of all ranks' last messages, none of them dense; else as `agree`."""
@@ -278,8 +278,9 @@ class Encoder:
             return self._encode_dense(update, stamp)
         thresholds = self._thresholds.next(lambda where: self._finite_totals(update, where))
         seen = self._look(update) if self._observer else []
-        self._taus = np.array([round_tau(each) if each else 0.0 for each in thresholds.tolist()], np.float32)
-        taus = np.where(self._taus > 0, self._taus, np.float32(MAX_TAU))  # all elements of such a group are zero
+        rounded = [round_tau(each) if each else 0.0 for each in thresholds.tolist()]
+        self._taus = np.array(rounded, np.float32)
+        taus = np.array([each or MAX_TAU for each in rounded], np.float32)  # without one all elements are zero
         steps = self._magnitude.steps(taus)
         codes, counts, bad = self._store.encode(update, self._ends, taus, steps)
         if bad >= 0:
@@ -317,7 +318,7 @@ class Encoder:
             raise
         return message
 
-    def _densities(self, groups: Groups, dense: bool) -> list[float]:  # noqa: FBT001
+    def _densities(self, groups: Groups, *, dense: bool) -> list[float]:
         if dense:
             return [DENSE_DENSITY] * self._ends.size
         sizes = (stop - start for start, stop in self._thresholds.spans)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hvdspark.codec.tau import MIN_TAU, are_taus, is_tau
+from hvdspark.codec.tau import MIN_TAU, are_taus, is_tau, is_zero
 
 __all__ = ["Groups"]
 
@@ -63,6 +63,8 @@ class Groups:
         if self.counts.size == 1:  # the rule: in a fifth of the time
             tau, magnitude = self.thresholds.item(), self.magnitudes.item()
             if count and MIN_TAU <= tau < math.inf and is_tau(magnitude):
+                return None
+            if not count and (MIN_TAU <= tau < math.inf or is_zero(tau)) and is_zero(magnitude):
                 return None
         known = (self.thresholds >= np.float32(MIN_TAU)) & (self.thresholds < np.inf)
         taus = are_taus(self.magnitudes)

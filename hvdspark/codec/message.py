@@ -25,10 +25,9 @@ With bits for multiples, a code stands for 1 to 8 magnitudes, and the multiples 
 payload; readers that know of none refuse such a format. Everything is little-endian.
 """
 
-import math
 import struct
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -41,11 +40,12 @@ from hvdspark.codec.format import Format, Plan
 from hvdspark.codec.groups import Groups
 from hvdspark.codec.rice import RiceFormat
 from hvdspark.codec.sparse import SparseFormat
+from hvdspark.codec.tau import is_zero
 from hvdspark.errors import ConfigurationError, MessageError
 
 __all__ = [
-    "DENSE", "FORMATS", "HEADER_BYTES", "Checked", "Expected", "Header", "Message", "Stamp", "check", "read_groups",
-    "read_header", "seal",
+    "DENSE", "FORMATS", "HEADER_BYTES", "Checked", "Expected", "Header", "Message", "Stamp", "check", "read_header",
+    "seal",
 ]  # fmt: skip
 
 HEADER_BYTES = 64
@@ -56,6 +56,7 @@ Message: TypeAlias = "NDArray[np.uint8] | bytes | bytearray | memoryview"
 
 _LAYOUT = struct.Struct("<4sHBBQQIIIfQIfI")
 _CHECKSUM = struct.Struct("<I")
+_STAMP_BITS = (("run_id", 64), ("rank", 32), ("step", 64), ("examples", 32))
 _MAGIC = b"HVDS"
 _VERSION = 2
 _FORMAT_BITS = 4  # of the header's byte; the others are the bits of a multiple
@@ -87,11 +88,10 @@ class Stamp:
     examples: int = 0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            bits = 64 if field.name in ("run_id", "step") else 32
-            value = getattr(self, field.name)
+        for name, bits in _STAMP_BITS:
+            value = getattr(self, name)
             if not 0 <= value < 1 << bits:
-                raise ConfigurationError(f"Stamp.{field.name} must be in 0..2**{bits} - 1, not {value}")
+                raise ConfigurationError(f"Stamp.{name} must be in 0..2**{bits} - 1, not {value}")
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,6 @@ def read_header(message: Message) -> Header:
     return _read(_bytes(message))
 
 
-def read_groups(message: Message) -> Groups:
-    """Read what a message that `decode_into` has accepted says of its groups."""
-    data = _bytes(message)
-    return _groups(_read(data), data[HEADER_BYTES:])
-
-
 def seal(
     message: NDArray[np.uint8],
     form: Format | DenseFormat,
@@ -223,6 +217,7 @@ def check(message: Message, n: int, expected: Expected | None = None) -> Checked
     """
     data = _bytes(message)
     header = _read(data)
+    expected = expected or Expected()
     payload = data[HEADER_BYTES:]
     form = _KNOWN.get(header.format)
     if form is None or header.multiple_bits not in (0, multiples.BITS):
@@ -230,11 +225,7 @@ def check(message: Message, n: int, expected: Expected | None = None) -> Checked
         raise MessageError(f"{known} is not known: do all ranks run one version?")
     if header.payload_bytes != payload.size:
         raise MessageError(f"the header announces {header.payload_bytes} bytes of payload, {payload.size} came")
-    problem = (
-        _check_counts(header, form, n, expected or Expected())
-        or _check_origin(header, expected or Expected())
-        or _check_sum(header, data)
-    )
+    problem = _check_counts(header, form, n, expected) or _check_origin(header, expected) or _check_sum(header, data)
     if problem is None:
         groups = _groups(header, payload)
         start, end = Groups.table_bytes(header.groups), payload.size - _multiples_bytes(header)
@@ -294,8 +285,8 @@ def _check_counts(header: Header, form: Format | DenseFormat, n: int, expected: 
 
 
 def _has_zeros(header: Header) -> bool:
-    """Tell whether threshold and magnitude are zero, and not the negative one."""
-    return all(value == 0 and math.copysign(1, value) > 0 for value in (header.threshold, header.magnitude))
+    """Tell whether threshold and magnitude are zero."""
+    return is_zero(header.threshold) and is_zero(header.magnitude)
 
 
 def _multiples_bytes(header: Header) -> int:

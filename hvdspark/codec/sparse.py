@@ -46,6 +46,8 @@ class SparseFormat(Format):
         """Copy the codes; find the first that is zero, beyond `n`, repeated or out of order."""
         from hvdspark_kernels.threshold.codes import first_bad_code
 
+        if not codes.size:
+            return 0
         codes[:] = aligned(payload, np.int32)
         place = first_bad_code(codes, n)
         return codes.size if place < 0 else place

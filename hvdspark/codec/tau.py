@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MAX_TAU", "MIN_TAU", "are_taus", "is_tau", "round_tau"]
+__all__ = ["MAX_TAU", "MIN_TAU", "are_taus", "is_tau", "is_zero", "round_tau"]
 
 _LOW_BITS = np.uint32(0xFFFF)  # the half of a float32 that a bfloat16 number does not have
 
@@ -48,3 +48,8 @@ def are_taus(values: NDArray[np.float32]) -> NDArray[np.bool_]:
 def is_tau(value: float) -> bool:
     """Tell of one number what `are_taus` tells of many: faster by ten for it."""
     return MIN_TAU <= value <= MAX_TAU and (256 * math.frexp(value)[0]).is_integer()
+
+
+def is_zero(value: float) -> bool:
+    """Tell whether this is zero, and not the negative one."""
+    return value == 0 and math.copysign(1, value) > 0

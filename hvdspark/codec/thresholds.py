@@ -1,6 +1,5 @@
 """The thresholds of all groups of elements: one rule, a state for each group."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -71,7 +70,7 @@ class Thresholds:
     def advance(self, thresholds: NDArray[np.float32], densities: Sequence[float]) -> None:
         """Remember what was used and what came of it."""
         self.states = [
-            dataclasses.replace(state, iteration=state.iteration + 1, threshold=threshold or None, density=density)
+            ThresholdState(state.iteration + 1, threshold or None, density, state.elements)
             for state, threshold, density in zip(self.states, thresholds.tolist(), densities, strict=True)
         ]
 
@@ -83,11 +82,12 @@ class Thresholds:
         groups, densities
             What the message of each rank says of its groups, in rank order, and the densities of them.
         """
+        told = [each.thresholds.tolist() for each in groups]
         for group, state in enumerate(self.states):
-            decided = [float(each.thresholds[group]) for each in groups if each.thresholds[group] > 0]
+            decided = [thresholds[group] for thresholds in told if thresholds[group] > 0]
             threshold = float(np.float32(math.fsum(decided) / len(decided))) if decided else state.threshold
             density = math.fsum(each[group] for each in densities) / len(densities)
-            self.states[group] = dataclasses.replace(state, threshold=threshold, density=density)
+            self.states[group] = ThresholdState(state.iteration, threshold, density, state.elements)
 
 
 def _is_zero(take: Take, size: int) -> bool:

@@ -123,11 +123,11 @@ class MpiCollective(Collective):
 
     def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
         self._row[:] = intent
-        with self._translated(str(intent)):
+        with self._translated(intent):
             if self.timeout_s is None:
                 self._comm.Allgather(self._row, self._rows)
             else:
-                self._wait(self._comm.Iallgather(self._row, self._rows), str(intent))
+                self._wait(self._comm.Iallgather(self._row, self._rows), intent)
             self._sent_bytes += INTENT_BYTES
             if not carries_messages(self._rows):
                 return self._rows, []
@@ -214,7 +214,7 @@ class MpiCollective(Collective):
         sys.stderr.flush()
         self._comm.Abort(1)
 
-    def _wait(self, request: Any, operation: str) -> None:
+    def _wait(self, request: Any, operation: Intent) -> None:
         assert self.timeout_s is not None
         deadline = time.monotonic() + self.timeout_s
         pause_s = 0.0  # the first rounds spin: an exchange takes tens of microseconds
@@ -228,7 +228,7 @@ class MpiCollective(Collective):
             pause_s = min(pause_s + 1e-6, 5e-4)
 
     @contextmanager
-    def _translated(self, operation: str) -> Iterator[None]:
+    def _translated(self, operation: str | Intent) -> Iterator[None]:
         try:
             yield
         except self._mpi.Exception as error:

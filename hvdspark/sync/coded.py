@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hvdspark.codec import Encoder, EncodingRecord, Expected, Stamp, decode_into, read_header, read_messages
+from hvdspark.codec import Decoded, Encoder, EncodingRecord, Expected, Stamp, read_messages
 from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, RankLost, RankMismatch, UnsupportedError
 from hvdspark.sync.base import Exchange, Vector
@@ -63,7 +63,7 @@ class CodedExchange(Exchange):
         self._place = collective.rank if hosts is None else hosts.place
         self._is_sender = hosts is None or hosts.is_leader
         self._scratch: Vector | None = None
-        self._own: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._codes: NDArray[np.int32] = np.empty(0, np.int32)
         self._sent = 0
         self._density_sum = 0.0
 
@@ -76,7 +76,7 @@ class CodedExchange(Exchange):
     @property
     def sent(self) -> NDArray[np.int32]:  # type: ignore[override]  # the encoder owns it
         """What this rank, or its host, last sent, `[count] int32`."""
-        return self._encoder.sent if self._is_sender else read_messages([self._own], self._encoder.n).codes(0)
+        return self._encoder.sent if self._is_sender else self._codes
 
     def add_total(self, vector: Vector, out: Vector, scale: float, *, part: Part) -> None:
         """Do ``out += scale * sum_r decoded_r``; what was not sent of `vector` stays in the residual."""
@@ -139,15 +139,16 @@ class CodedExchange(Exchange):
             if failure is not None:
                 raise failure
             with self._phases.timed("decode"):
-                self._decode(messages, out, scale, part)
+                found = self._read(messages, scale, part)
+                found.add_to(out, self._num_threads)
         except BaseException:
             if message.size:  # nobody has applied it: it goes back to where it came from
                 self._encoder.put_back(message)
             raise
-        self._encoder.agree(messages)
-        self._own = messages[self._place]
+        self._encoder.agree(found.messages)
+        self._codes = found.codes(self._place)
         self._sent += 1
-        self._density_sum += read_header(self._own).count / self._encoder.n
+        self._density_sum += found.messages[self._place].header.count / self._encoder.n
 
     @property
     def _ranks(self) -> Collective | Hosts:
@@ -172,11 +173,13 @@ class CodedExchange(Exchange):
             return message, error
         return message, None
 
-    def _decode(self, messages: list[NDArray[np.uint8]], out: Vector, scale: float, part: Part) -> None:
+    def _read(self, messages: list[NDArray[np.uint8]], scale: float, part: Part) -> Decoded:
+        """Make sure of all that came, before any of it is added."""
         raise_notices(messages, self._senders, self._sent)
-        check_counts(part, [read_header(message).examples for message in messages])
         expected = [Expected(run_id=self._run_id, rank=rank, step=self._sent) for rank in self._senders]
-        decode_into(messages, out, scale, expected=expected, num_threads=self._num_threads)
+        found = read_messages(messages, self._encoder.n, scale, expected=expected, num_threads=self._num_threads)
+        check_counts(part, [each.header.examples for each in found.messages])
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return the encoder's state and the number of messages sent."""

@@ -71,6 +71,8 @@ class MomentumMask:
 
     def clear(self, codes: NDArray[np.int32]) -> None:
         """Zero the momentum of ``codes`` (``[count] int32``, signed one-based indices)."""
+        if not codes.size:
+            return
         self._bind()
         where = torch.from_numpy(np.abs(codes).astype(np.int64) - 1).to(self._momentum.device)
         self._momentum.index_fill_(0, where, 0.0)

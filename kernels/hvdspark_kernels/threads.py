@@ -60,12 +60,12 @@ def ranges(n: int, num_threads: int | None, unit: int, least: int | None = None)
     least
         Elements that are worth waking a thread for; None: so many that memory would keep a thread busy.
     """
-    wanted = default_num_threads() if num_threads is None else num_threads
-    if wanted < 1:
-        raise ValueError(f"num_threads must be at least 1, not {wanted}")
+    if num_threads is not None and num_threads < 1:
+        raise ValueError(f"num_threads must be at least 1, not {num_threads}")
     least = _MIN_RANGE if least is None else least
-    if wanted == 1 or n < 2 * least:
+    if num_threads == 1 or n < 2 * least:
         return [(0, n)]
+    wanted = default_num_threads() if num_threads is None else num_threads
     units = -(-n // unit)
     parts = min(wanted, n // least, units)
     cuts = [units * part // parts * unit for part in range(parts)]

@@ -216,7 +216,8 @@ def add_codes(
         raise ValueError(f"{multiples.size} multiples of {multiples.dtype} do not fit {codes.size} codes")
     if ends.size and (ends[0] < 0 or ends[-1] != codes.size or (ends[1:] < ends[:-1]).any()):
         raise ValueError(f"runs must end in rising order at {codes.size}, not at {ends.tolist()}")
-    wanted = threads.default_num_threads() if num_threads is None else num_threads
-    parts = threads.ranges(out.size, min(wanted, 1 + codes.size // _CODES), _REGION)
+    if num_threads is None:
+        num_threads = threads.default_num_threads() if codes.size >= _CODES else 1
+    parts = threads.ranges(out.size, min(num_threads, 1 + codes.size // _CODES), _REGION)
     flat = values.ravel()
     threads.run(lambda begin, end: _add_codes(codes, multiples, ends, flat, out, begin, end), parts)

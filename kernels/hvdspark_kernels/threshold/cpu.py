@@ -5,6 +5,7 @@ are added and leave masks, then the set bits of those masks are visited one by o
 would stop the stream of vector instructions at every unpredictable branch.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,8 @@ def _encode(
     _check_groups(residual.size, ends, taus, steps, codes, counts)
     parts = threads.ranges(residual.size, num_threads, BLOCK)
     begins = [begin for begin, _ in parts]
-    found = dict(zip(begins, np.zeros((len(parts), ends.size), np.int64), strict=True))
+    table = np.zeros((len(parts), ends.size), np.int64)
+    found = dict(zip(begins, table, strict=True))
 
     def encode_part(begin: int, end: int) -> tuple[int, int, int]:
         arrays = (residual, first, second)
@@ -203,7 +205,7 @@ def _encode(
 
     results = threads.run(encode_part, parts)
     count = _compact(codes, begins, [count for count, _, _ in results])
-    np.sum(list(found.values()), axis=0, out=counts)
+    table.sum(axis=0, out=counts)
     bad = next((bad for _, bad, _ in results if bad >= 0), -1)
     if bad < 0:
         return count, -1
@@ -261,9 +263,10 @@ def _check_groups(
         raise ValueError(f"ends, taus, steps, codes, counts have dtypes {kinds}; codes must hold {n} elements")
     if not (ends.shape == taus.shape == steps.shape == counts.shape) or not ends.size or ends[-1] != n:
         raise ValueError(f"the groups {ends.tolist()} do not end at {n}, or not all of them have tau, step and count")
-    if ends[0] < 0 or (ends[1:] < ends[:-1]).any():
-        raise ValueError(f"the ends of groups must rise, not {ends.tolist()}")
-    if not ((taus > 0) & (taus < _INFINITY)).all() or not ((steps >= 0) & (steps < _INFINITY)).all():
-        raise ValueError(
-            f"tau must be above zero and finite (got {taus.tolist()}), and steps {steps.tolist()} likewise"
-        )
+    # As lists: there is one group, as a rule, for which an operation on arrays would take ten times as long.
+    bounds = ends.tolist()
+    if bounds[0] < 0 or bounds != sorted(bounds):
+        raise ValueError(f"the ends of groups must rise, not {bounds}")
+    thresholds, values = taus.tolist(), steps.tolist()
+    if not all(0 < tau < math.inf for tau in thresholds) or not all(0 <= step < math.inf for step in values):
+        raise ValueError(f"tau must be above zero and finite (got {thresholds}), and steps {values} likewise")

@@ -16,8 +16,8 @@ from hvdspark.codec import (
     TargetSparsityThresholdAlgorithm,
     decode_into,
     read_header,
+    read_messages,
 )
-from hvdspark.codec.message import read_groups
 from hvdspark.errors import ConfigurationError, UnsupportedError
 
 HALF = FixedThresholdAlgorithm(0.5)
@@ -98,7 +98,7 @@ def test_a_threshold_for_each_group():
     update = np.array([1.0, 0.5, 1e-3, -8e-3, 4e-3, 0.0], np.float32)
     message = encoder.encode(update)
     assert encoder.thresholds == (1.0, None, pytest.approx(8e-3, rel=1e-2))
-    groups = read_groups(message)
+    groups = read_messages([message], 6).messages[0].groups
     assert groups.counts.tolist() == [1, 0, 1]
     out = np.zeros(6, np.float32)
     decode_into([message], out)
@@ -113,13 +113,13 @@ def test_agreement_takes_the_means_of_all_ranks():
     messages = [encoder.encode(update).copy() for encoder, update in zip(encoders, updates, strict=True)]
     assert [encoder.thresholds for encoder in encoders] == [(1.0,), (3.0,), (None,)]
     for encoder in encoders:
-        encoder.agree(messages)
+        encoder.agree(read_messages(messages, 100).messages)
         assert encoder.density == pytest.approx(0.02)
         encoder.encode(updates[2])
         assert encoder.thresholds == (2.0,)
     other = Encoder(100, threshold_algorithm=HALF, group_ends=[50, 100]).encode(updates[0])
     with pytest.raises(ConfigurationError, match="1 groups, the messages have"):
-        encoders[0].agree([other])
+        encoders[0].agree(read_messages([other], 100).messages)
 
 
 def test_gradients_may_be_accumulated_straight_into_the_residual():
