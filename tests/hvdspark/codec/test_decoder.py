@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from hvdspark.codec import Encoder, Expected, FixedThresholdAlgorithm, Stamp, decode_into, read_header
+from hvdspark.codec import Encoder, Expected, FixedThresholdAlgorithm, Stamp, decode_into, read_header, read_messages
 from hvdspark.errors import ConfigurationError, MessageError, NonFiniteError, UnsupportedError
 
 N = 100
@@ -387,3 +387,19 @@ def test_an_out_that_cannot_take_it_is_refused():
         decode_into([honest()], np.zeros((N, 1), np.float32))
     with pytest.raises(MessageError, match="for 100 elements, 99 are held"):
         decode_into([honest()], np.zeros(N - 1, np.float32))
+
+
+def test_what_messages_say_is_known_before_they_are_added():
+    out = np.zeros(N, np.float32)
+    decode_into([honest(), forged()], out, 2.0)
+    found = read_messages([honest(), forged()], N, 2.0)
+    assert [each.header for each in found.messages] == [read_header(honest()), read_header(forged())]
+    later = np.zeros(N, np.float32)
+    found.add_to(later)
+    assert later.tobytes() == out.tobytes()
+    assert out.any()
+    alone = np.zeros(N, np.float32)
+    decode_into([honest()], alone)
+    assert (np.abs(found.codes(0)) - 1).tolist() == np.flatnonzero(alone).tolist()
+    with pytest.raises(ConfigurationError, match=f"of {N} elements, out has {N + 1}"):
+        found.add_to(np.zeros(N + 1, np.float32))
