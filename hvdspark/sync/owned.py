@@ -238,8 +238,8 @@ def _tally(message: Message) -> NDArray[np.uint8]:
 def _read_tally(message: NDArray[np.uint8]) -> Groups:
     if message.size < _TALLY.size:
         raise MessageError(f"{message.size} bytes are no message of an owner")
-    count, threshold, checksum = _TALLY.unpack_from(message)
-    if zlib.crc32(message[: _TALLY.size - 4]) != checksum:
+    count, threshold, checksum = _TALLY.unpack_from(message.data)
+    if zlib.crc32(message.data[: _TALLY.size - 4]) != checksum:
         raise MessageError("the checksum of a tally is wrong: bytes changed on the way")
     return Groups(np.array([count]), np.array([threshold], np.float32), np.zeros(1, np.float32))
 
