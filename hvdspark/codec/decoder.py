@@ -12,7 +12,7 @@ from hvdspark.codec import multiples
 from hvdspark.codec.dense import DenseFormat
 from hvdspark.codec.devices import target
 from hvdspark.codec.format import Format, Plan
-from hvdspark.codec.message import Checked, Expected, Message, check
+from hvdspark.codec.message import DENSE, Checked, Expected, Message, check
 from hvdspark.errors import ConfigurationError, MessageError, NonFiniteError
 from hvdspark_kernels import threads
 
@@ -212,7 +212,7 @@ def _read_codes(
 
 def _read_multiples(checked: list[Checked], starts: list[int], scales: list[float]) -> NDArray[np.uint8]:
     """Read the multiples of all messages where their codes are; check what they and the scale make of a magnitude."""
-    if not any(each.header.multiple_bits for each in checked):
+    if not any([each.header.multiple_bits for each in checked]):  # noqa: C419  # a generator takes twice as long
         return np.empty(0, np.uint8)
     found = np.empty(starts[-1], np.uint8)
     for place, (each, scale) in enumerate(zip(checked, scales, strict=True)):
@@ -240,13 +240,15 @@ def _stretches(checked: list[Checked]) -> Iterator[tuple[int, int]]:
 
     Those with multiples and those without are stretches of their own.
     """
-
-    def kind(place: int) -> int:
-        return place if isinstance(checked[place].form, DenseFormat) else -1 - checked[place].header.multiple_bits
-
-    for _, places in itertools.groupby(range(len(checked)), kind):
-        first, *others = places
-        yield first, first + len(others) + 1
+    first, last_kind = 0, None
+    for place, each in enumerate(checked):
+        kind = place if each.form is DENSE else -1 - each.header.multiple_bits
+        if kind != last_kind and place:
+            yield first, place
+            first = place
+        last_kind = kind
+    if checked:
+        yield first, len(checked)
 
 
 def _runs(checked: list[Checked], scales: list[float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

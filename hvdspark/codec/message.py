@@ -59,6 +59,7 @@ _CHECKSUM = struct.Struct("<I")
 _STAMP_BITS = (("run_id", 64), ("rank", 32), ("step", 64), ("examples", 32))
 _MAGIC = b"HVDS"
 _VERSION = 2
+_NONE = np.empty(0, np.uint8)
 _FORMAT_BITS = 4  # of the header's byte; the others are the bits of a multiple
 _KNOWN: dict[int, Format | DenseFormat] = {
     **{made.identity: made for made in FORMATS.values()},
@@ -120,7 +121,6 @@ class Header:
     """
 
     format: int
-    multiple_bits: int
     parameter: int
     run_id: int
     step: int
@@ -133,6 +133,7 @@ class Header:
     magnitude: float
     examples: int
     crc32: int
+    multiple_bits: int = 0
 
     def error(self, problem: str) -> MessageError:
         """Make the exception for what is wrong with the message."""
@@ -229,8 +230,8 @@ def check(message: Message, n: int, expected: Expected | None = None) -> Checked
     if problem is None:
         groups = _groups(header, payload)
         start, end = Groups.table_bytes(header.groups), payload.size - _multiples_bytes(header)
-        checked = Checked(header, groups, form, payload[start:end], payload[end:])
-        problem = _check_padding(header, payload) or _check_multiples(checked)
+        checked = Checked(header, groups, form, payload[start:end], payload[end:] if header.multiple_bits else _NONE)
+        problem = _check_padding(header, payload) or (_check_multiples(checked) if header.multiple_bits else None)
         problem = problem or (groups.problem(header.count) if isinstance(form, Format) else _check_dense(checked, n))
         if problem is None:
             return checked
@@ -261,9 +262,10 @@ def _read(data: NDArray[np.uint8]) -> Header:
             f"this is no message of this codec (magic {magic!r}, version {version}; {_MAGIC!r}, {_VERSION} needed): "
             f"do all ranks run one version of hvdspark?"
         )
-    form, *others = rest
-    split = (form & (1 << _FORMAT_BITS) - 1, form >> _FORMAT_BITS)
-    return Header(*split, *others, *_CHECKSUM.unpack_from(data.data, _LAYOUT.size))
+    header = Header(*rest, *_CHECKSUM.unpack_from(data.data, _LAYOUT.size))
+    if header.format >> _FORMAT_BITS:
+        header.multiple_bits, header.format = divmod(header.format, 1 << _FORMAT_BITS)
+    return header
 
 
 def _check_counts(header: Header, form: Format | DenseFormat, n: int, expected: Expected) -> str | None:
@@ -290,12 +292,10 @@ def _has_zeros(header: Header) -> bool:
 
 
 def _multiples_bytes(header: Header) -> int:
-    return multiples.packed_bytes(header.count, header.multiple_bits)
+    return multiples.packed_bytes(header.count, header.multiple_bits) if header.multiple_bits else 0
 
 
 def _check_multiples(checked: Checked) -> str | None:
-    if not checked.header.multiple_bits:
-        return None
     if not isinstance(checked.form, Format):
         return "a dense message has no multiples"
     filled = multiples.is_filled_up(checked.multiples, checked.header.count)

@@ -1,14 +1,47 @@
 """Numba's cache of compiled functions, for processes that share it: one at a time, and never in the way of the work."""
 
 import fcntl
+import functools
+import hashlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CarefulCache"]
+import numba
+from llvmlite.binding import get_host_cpu_features, get_host_cpu_name
+
+__all__ = ["CarefulCache", "cache_directory"]
 
 _log = logging.getLogger("hvdspark.kernels")
+
+
+@functools.cache
+def cache_directory() -> Path | None:
+    """Return where compiled kernels are kept: a folder of this user's, named for the sources; None if there is none.
+
+    Numba looks at the file of a kernel only, and would not see an edit of another one that it calls: hence a folder for
+    every state of all sources, for each kind of CPU and version of Numba. ``HVDSPARK_KERNEL_CACHE`` names another place
+    than the user's cache directory; an empty value keeps nothing.
+    """
+    given = os.environ.get("HVDSPARK_KERNEL_CACHE")
+    if given == "":
+        return None
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    kind = f"{numba.__version__} {get_host_cpu_name()} {sorted(get_host_cpu_features().items())}"
+    digest = hashlib.sha256(b"".join([kind.encode(), *(source.read_bytes() for source in sources)])).hexdigest()[:16]
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        directory = (Path(given) if given else home / "hvdspark" / "kernels") / digest
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # What is loaded from it is run: only a folder that nobody else may write to will do.
+        status = directory.stat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o022 or not os.access(directory, os.W_OK):
+            return None
+    except (OSError, RuntimeError):  # the second: a user without a home
+        return None
+    return directory
 
 
 class CarefulCache:

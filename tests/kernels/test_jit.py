@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import hvdspark_kernels
-from hvdspark_kernels.jit import cache_directory
+from hvdspark_kernels.cache import cache_directory
 
 ENCODE = """
 import numpy as np

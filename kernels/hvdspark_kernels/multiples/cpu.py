@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark_kernels import threads
-from hvdspark_kernels.jit import jit, prefetch
+from hvdspark_kernels.intrinsics import prefetch
+from hvdspark_kernels.jit import jit
 from hvdspark_kernels.multiples import scalar
 from hvdspark_kernels.multiples.scalar import BITS, MOST
 

@@ -14,8 +14,8 @@ MOST = 1 << BITS
 def split(total: np.float32, tau: np.float32) -> tuple[int, np.float32]:
     """Split a finite `total`, whose magnitude reaches `tau`, into a multiple of `tau` and what is kept.
 
-    A quotient of floats can be rounded up to the next whole number. So multiples are compared one by one: each is exact
-    for a `tau` of 21 significant bits at most, or infinite, which nothing reaches.
+    The multiple is found bit by bit, by adding and comparing: sums of a `tau` of 21 significant bits at most are exact,
+    or infinite, which nothing reaches. Kernels on a GPU must only add (`hvdspark_kernels.device`).
 
     Returns
     -------
@@ -24,10 +24,13 @@ def split(total: np.float32, tau: np.float32) -> tuple[int, np.float32]:
         other sign.
     """
     magnitude = abs(total)
+    two = tau + tau
+    four = two + two
     multiple, taken = 1, tau
-    for _ in range(MOST - 1):
-        more = taken + tau
-        if more <= magnitude:
-            multiple += 1
-            taken = more
+    if taken + four <= magnitude:
+        multiple, taken = multiple + 4, taken + four
+    if taken + two <= magnitude:
+        multiple, taken = multiple + 2, taken + two
+    if taken + tau <= magnitude:
+        multiple, taken = multiple + 1, taken + tau
     return multiple, total - taken if total > 0 else total + taken

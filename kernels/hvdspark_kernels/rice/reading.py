@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hvdspark_kernels.jit import BLOCK, jit, load_word, trailing_zeros
+from hvdspark_kernels.intrinsics import load_word, trailing_zeros
+from hvdspark_kernels.jit import BLOCK, jit
 from hvdspark_kernels.rice import scalar
 from hvdspark_kernels.rice.gaps import LONGEST, ONE
 from hvdspark_kernels.rice.row import put_codes

@@ -6,6 +6,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from hvdspark_kernels.intrinsics import address_of, same, spread
 from hvdspark_kernels.rice.scalar import ESCAPE, ROW
 
 __all__ = ["put_codes"]
@@ -16,21 +17,9 @@ _BITS = ir.IntType(32)
 _VECTOR = ir.VectorType(_BITS, _LANES)
 
 
-def _row_of(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
-    """Return the address of the sixteen elements of a contiguous array that begin at `place`."""
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [place]), _VECTOR.as_pointer())
-
-
 def _shuffle(builder: Any, row: Any, lanes: list[int]) -> Any:
     """Return these lanes of a row; lane 16 is zero."""
-    return builder.shuffle_vector(row, ir.Constant(_VECTOR, [0] * _LANES), ir.Constant(_VECTOR, lanes))
-
-
-def _splat(builder: Any, value: Any) -> Any:
-    """Return a row whose lanes all are this number, or this lane of a row."""
-    row = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, _BITS(0))
-    return _shuffle(builder, row, [0] * _LANES)
+    return builder.shuffle_vector(row, same(_VECTOR, 0), ir.Constant(_VECTOR, lanes))
 
 
 def _running_sum(builder: Any, row: Any) -> Any:
@@ -51,23 +40,24 @@ def _put_codes(
 ) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         def address(k: int, place: Any, start: int) -> Any:
-            return _row_of(context, builder, signature.args[k], arguments[k], builder.add(place, ir.IntType(64)(start)))
+            place = builder.add(place, ir.IntType(64)(start))
+            return address_of(context, builder, signature.args[k], arguments[k], place, _VECTOR)
 
-        def same(number: int) -> Any:
-            return ir.Constant(_VECTOR, [number] * _LANES)
+        def row(number: int) -> Any:
+            return same(_VECTOR, number)
 
-        width = _splat(builder, arguments[5])
-        mask = builder.sub(builder.shl(same(1), width), same(1))
-        last = _splat(builder, arguments[6])  # stays a row from here on: the chain from row to row is shorter
-        rare = same(0)
+        width = spread(builder, _VECTOR, arguments[5])
+        mask = builder.sub(builder.shl(row(1), width), row(1))
+        last = spread(builder, _VECTOR, arguments[6])  # stays a row from here on: the chain from row to row is shorter
+        rare = row(0)
         for start in range(0, ROW, _LANES):
             zeros = builder.load(address(2, arguments[4], start), align=4)
             rest = builder.load(address(3, arguments[4], start), align=4)
             gap = builder.or_(builder.shl(zeros, width), builder.and_(rest, mask))
-            raw = builder.zext(builder.icmp_unsigned(">=", zeros, same(ESCAPE)), _VECTOR)
-            rare = builder.or_(rare, builder.or_(raw, builder.lshr(gap, same(_RARE_BITS))))
-            sign = builder.sub(same(0), builder.and_(builder.lshr(rest, width), same(1)))
-            total = _running_sum(builder, builder.add(gap, same(1)))
+            raw = builder.zext(builder.icmp_unsigned(">=", zeros, row(ESCAPE)), _VECTOR)
+            rare = builder.or_(rare, builder.or_(raw, builder.lshr(gap, row(_RARE_BITS))))
+            sign = builder.sub(row(0), builder.and_(builder.lshr(rest, width), row(1)))
+            total = _running_sum(builder, builder.add(gap, row(1)))
             code = builder.xor(builder.add(total, last), sign)
             builder.store(builder.sub(code, sign), address(0, arguments[1], start), align=4)
             last = builder.add(last, _shuffle(builder, total, [_LANES - 1] * _LANES))

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark_kernels import threads
-from hvdspark_kernels.jit import BLOCK, jit, prefetch
+from hvdspark_kernels.intrinsics import prefetch
+from hvdspark_kernels.jit import BLOCK, jit
 from hvdspark_kernels.multiples.scalar import MOST
 
 __all__ = ["add_codes", "first_bad_code", "sum_coded"]
@@ -77,10 +78,14 @@ def _touch(out: Any, begin: Any, end: Any) -> Any:
 
 
 @jit
-def _worth(value: Any, values: Any, run: Any, multiples: Any, place: Any) -> Any:
-    """Return what a code of a run stands for: `value`, or, where there are multiples, the value of its own."""
-    if multiples is None:
+def _worth(value: Any, several: Any, run: Any, place: Any) -> Any:
+    """Return what a code of a run stands for: `value`; where there are multiples, the value of its own.
+
+    `several` is None, or multiples and values together: without them the loops get one argument more, not fifteen.
+    """
+    if several is None:
         return value
+    multiples, values = several
     return values[np.uint64(run * MOST + ((multiples[place] - 1) & (MOST - 1)))]  # whatever it is: no read outside
 
 
@@ -94,37 +99,35 @@ def _add_one(code: Any, value: Any, out: Any) -> Any:
 
 
 @jit
-def _add_cold(codes: Any, multiples: Any, begin: Any, end: Any, last: Any, values: Any, run: Any, out: Any) -> Any:
+def _add_cold(codes: Any, several: Any, begin: Any, end: Any, last: Any, value: Any, run: Any, out: Any) -> Any:
     """Add the codes at ``begin..end`` of a run that ends at `last`, asking for the cache line of a code to come."""
-    value = values[run]
     for place in range(begin, end):
         prefetch(out, abs(np.int64(codes[min(place + _AHEAD, last - 1)])))
-        _add_one(codes[place], _worth(value, values, run, multiples, place), out)
+        _add_one(codes[place], _worth(value, several, run, place), out)
 
 
 @jit
 def _add_warm(
-    codes: Any, multiples: Any, begin: Any, end: Any, values: Any, run: Any, out: Any, ahead: Any, lines: Any,
-    limit: Any,
+    codes: Any, several: Any, begin: Any, end: Any, value: Any, run: Any, out: Any, ahead: Any, lines: Any, limit: Any
 ) -> Any:  # fmt: skip
     """Add the codes at ``begin..end``, asking for so many cache lines from `ahead` on with each, up to `limit`.
 
     Returns up to where they were asked for.
     """
-    place, value = begin, values[run]
+    place = begin
     while place < end and ahead < limit:
         for _ in range(lines):
             prefetch(out, ahead)
             ahead += _LINE
-        _add_one(codes[place], _worth(value, values, run, multiples, place), out)
+        _add_one(codes[place], _worth(value, several, run, place), out)
         place += 1
     for rest in range(place, end):
-        _add_one(codes[rest], _worth(value, values, run, multiples, rest), out)
+        _add_one(codes[rest], _worth(value, several, run, rest), out)
     return ahead
 
 
 @jit
-def _add_codes(codes: Any, multiples: Any, ends: Any, values: Any, out: Any, begin: Any, end: Any) -> Any:
+def _add_codes(codes: Any, several: Any, ends: Any, values: Any, out: Any, begin: Any, end: Any) -> Any:
     """Add the codes of elements ``begin..end``, a region after the other.
 
     Where codes stand close, the next region is asked for, line by line, while they are added to this one.
@@ -147,10 +150,10 @@ def _add_codes(codes: Any, multiples: Any, ends: Any, values: Any, out: Any, beg
             asked = stop
             for run in range(ends.size):
                 first, last = places[run], stops[run]
-                asked = _add_warm(codes, multiples, first, last, values, run, out, asked, lines, limit)
+                asked = _add_warm(codes, several, first, last, values[run], run, out, asked, lines, limit)
         else:
             for run in range(ends.size):
-                _add_cold(codes, multiples, places[run], stops[run], ends[run], values, run, out)
+                _add_cold(codes, several, places[run], stops[run], ends[run], values[run], run, out)
         places[:] = stops
     return touched  # so that the reading is not optimised away
 
@@ -219,5 +222,6 @@ def add_codes(
     if num_threads is None:
         num_threads = threads.default_num_threads() if codes.size >= _CODES else 1
     parts = threads.ranges(out.size, min(num_threads, 1 + codes.size // _CODES), _REGION)
-    flat = values.ravel()
-    threads.run(lambda begin, end: _add_codes(codes, multiples, ends, flat, out, begin, end), parts)
+    flat = values if multiples is None else values.ravel()
+    several = None if multiples is None else (multiples, flat)
+    threads.run(lambda begin, end: _add_codes(codes, several, ends, flat, out, begin, end), parts)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark_kernels import threads
-from hvdspark_kernels.jit import BLOCK, jit, trailing_zeros
+from hvdspark_kernels.intrinsics import trailing_zeros
+from hvdspark_kernels.jit import BLOCK, jit
 from hvdspark_kernels.threshold import scalar
 from hvdspark_kernels.threshold.codes import add_codes, first_bad_code, sum_coded
 from hvdspark_kernels.threshold.row import add_row

@@ -10,6 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from hvdspark_kernels.intrinsics import address_of, same, spread
 from hvdspark_kernels.jit import BLOCK
 
 __all__ = ["add_row"]
@@ -21,36 +22,19 @@ _ABSOLUTE = 0x7FFFFFFF  # all but the sign
 _INFINITY = 0x7F800000  # NaN has larger bits still
 
 
-def _row_of(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
-    """Return the address of the row that begins at element `place` of a contiguous array."""
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [place]), _FLOATS.as_pointer())
-
-
 def _reaches(builder: Any, values: Any, limit: Any) -> Any:
     """Return a mask of the elements whose magnitude's bits, as a number, are at least those of `limit`.
 
     Bits of floats above zero are ordered as the floats are, and NaN is above all.
     """
-    magnitudes = builder.and_(builder.bitcast(values, _INTEGERS), _constant(_ABSOLUTE))
+    magnitudes = builder.and_(builder.bitcast(values, _INTEGERS), same(_INTEGERS, _ABSOLUTE))
     return builder.bitcast(builder.icmp_unsigned(">=", magnitudes, limit), ir.IntType(BLOCK))
-
-
-def _constant(bits: int) -> Any:
-    return ir.Constant(_INTEGERS, [bits] * BLOCK)
-
-
-def _spread(builder: Any, number: Any) -> Any:
-    """Return a vector of the bits of a float32."""
-    undefined = ir.Constant(_INTEGERS, ir.Undefined)
-    one = builder.insert_element(undefined, builder.bitcast(number, _BITS), _BITS(0))
-    return builder.shuffle_vector(one, undefined, _constant(0))
 
 
 def _add_row(_context: Any, residual: Any, first: Any, second: Any, _place: Any, _tau: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         def row(k: int) -> Any:
-            return _row_of(context, builder, signature.args[k], arguments[k], arguments[3])
+            return address_of(context, builder, signature.args[k], arguments[k], arguments[3], _FLOATS)
 
         total = builder.load(row(0), align=4)
         if first != types.none:
@@ -58,8 +42,9 @@ def _add_row(_context: Any, residual: Any, first: Any, second: Any, _place: Any,
             if second != types.none:
                 update = builder.fsub(update, builder.load(row(2), align=4))
             total = builder.fadd(total, update)
-        reaching = _reaches(builder, total, _spread(builder, arguments[4]))
-        bad = _reaches(builder, total, _constant(_INFINITY))
+        tau = builder.bitcast(arguments[4], _BITS)
+        reaching = _reaches(builder, total, spread(builder, _INTEGERS, tau))
+        bad = _reaches(builder, total, same(_INTEGERS, _INFINITY))
         if first != types.none:
             with builder.if_then(builder.icmp_unsigned("==", bad, ir.IntType(BLOCK)(0)), likely=True):
                 builder.store(total, row(0), align=4)
