@@ -64,7 +64,9 @@ class FlatParameters:
     Parameters
     ----------
     parameters : sequence of torch.nn.Parameter
-        All float32, dense, on one device. Their storage is replaced: `p.data` becomes a view of the buffer.
+        All float32, dense, on one device: an agreed update is often smaller than half the distance from one 16-bit
+        number to the next, and adding it to such a weight would lose it. Their storage is replaced: `p.data` becomes a
+        view of the buffer.
 
     Attributes
     ----------
@@ -199,8 +201,9 @@ def mean_buffers_(module: nn.Module, collective: Collective) -> None:
     Parameters
     ----------
     module : torch.nn.Module
-        Its floating-point buffers (BatchNorm's running statistics) are averaged, in float64. What is equal on all ranks
-        keeps its bits. Integer buffers count steps, which are equal everywhere, and are left.
+        Its floating-point buffers (BatchNorm's running statistics), of any width, are averaged in float64 and rounded
+        to their own dtype at the end. What is equal on all ranks keeps its bits. Integer buffers count steps, which are
+        equal everywhere, and are left.
     collective : Collective
         The ranks; all of them call this.
     """
@@ -236,7 +239,10 @@ def _check(parameters: Sequence[nn.Parameter]) -> None:
         raise ModelError("the optimizer has no trainable parameters: nothing to synchronise")
     wrong = sorted({str(p.dtype) for p in parameters if p.dtype != torch.float32})
     if wrong:
-        raise UnsupportedError(f"parameters must be float32, some are {', '.join(wrong)}: call module.float() first")
+        raise UnsupportedError(
+            f"parameters that are trained must be float32, some are {', '.join(wrong)}: call module.float() first, and "
+            "to compute in 16 bits run the forward pass under torch.autocast; frozen ones may be of any dtype"
+        )
     devices = sorted({str(p.device) for p in parameters})
     if len(devices) > 1:
         raise UnsupportedError(f"parameters must be on one device, these are on {', '.join(devices)}")

@@ -21,6 +21,7 @@ from hvdspark.sync.phases import Phases
 __all__ = ["UpdaterAverage"]
 
 _AVERAGED = "averaged"
+_AVERAGED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # in float32, and rounded to their own at the end
 
 
 class UpdaterAverage:
@@ -82,7 +83,7 @@ class UpdaterAverage:
         self._compare(facts)
         if not tensors:
             return
-        flat = torch.cat([tensor.detach().reshape(-1).cpu() for tensor in tensors])
+        flat = torch.cat([tensor.detach().reshape(-1).cpu().float() for tensor in tensors])
         if weight != 1.0:
             flat.mul_(weight)
         if self._exchange is None or self._size != flat.numel():
@@ -105,14 +106,14 @@ class UpdaterAverage:
         for name, parameter in zip(self._names, self._parameters, strict=True):
             for key, value in sorted(self._optimizer.state.get(parameter, {}).items()):
                 if isinstance(value, torch.Tensor) and value.is_floating_point() and value.shape == parameter.shape:
-                    if value.is_sparse or value.dtype != torch.float32:
+                    if value.is_sparse or value.dtype not in _AVERAGED_DTYPES:
                         raise UnsupportedError(
-                            f"save_updater=True averages dense float32 state; {key!r} of {name!r} is "
+                            f"save_updater=True averages dense state of 16 and 32 bits; {key!r} of {name!r} is "
                             f"{'sparse' if value.is_sparse else value.dtype}: use save_updater=False"
                         )
                     if value.dim() or key != "step":  # Adam's step of a parameter that is a single number
                         tensors.append(value)
-                        facts.append((name, key, _AVERAGED))
+                        facts.append((name, key, f"{_AVERAGED} {value.dtype}"))
                         continue
                 elif isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() > 1:
                     raise UnsupportedError(
@@ -141,7 +142,7 @@ class UpdaterAverage:
 
 def _explained(place: int, tensors: list[torch.Tensor], facts: list[tuple[str, str, Any]], value: float) -> str:
     """Say which tensor has the element that is not finite."""
-    keys = [(name, key) for name, key, kind in facts if kind == _AVERAGED]
+    keys = [(name, key) for name, key, kind in facts if str(kind).startswith(_AVERAGED)]
     ends = np.cumsum([tensor.numel() for tensor in tensors])
     which = int(np.searchsorted(ends, place, side="right"))
     (name, key), inside = keys[which], place - int(ends[which]) + tensors[which].numel()

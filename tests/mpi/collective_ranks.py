@@ -38,6 +38,20 @@ def laws(name):
     return collective, {"name": collective.name, "size": collective.size, "passed": passed}
 
 
+def module_tensors(name):
+    """Frozen weights and buffers of all dtypes, on whole collectives and on parts."""
+    import torch
+
+    from contracts import tensors
+
+    torch.set_num_threads(1)
+    with open_collective(name, timeout_s=30) as collective:
+        for law in tensors.LAWS:
+            law(collective)
+            law(collective.local())
+    return collective, {"size": collective.size}
+
+
 def two_hosts(name):
     """The ranks pretend to live on two hosts, the first with two of them."""
     with open_collective(name, timeout_s=30) as collective:
@@ -249,6 +263,7 @@ SCENES = {
     scene.__name__: scene
     for scene in (
         laws,
+        module_tensors,
         two_hosts,
         unsplittable,
         raising,

@@ -49,6 +49,13 @@ def test_laws(launcher, name, size):
 
 
 @pytest.mark.parametrize(("launcher", "name"), [GLOO, HVD_MPI, MPI, TORCH])
+def test_tensors_of_any_dtype_travel(launcher, name):
+    code, output = launched(launcher, 3, SCRIPT, "module_tensors", name)
+    assert code == 0, output
+    assert result(output) == {"size": 3}
+
+
+@pytest.mark.parametrize(("launcher", "name"), [GLOO, HVD_MPI, MPI, TORCH])
 def test_parts_on_two_hosts(launcher, name):
     code, output = launched(launcher, 3, SCRIPT, "two_hosts", name)
     assert code == 0, output

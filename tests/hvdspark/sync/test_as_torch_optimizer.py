@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from contracts.problem import WIDTH, backward, make_data, make_module, sgd, weights
+from contracts.tensors import bits
 from hvdspark import FixedThresholdAlgorithm, SharedUpdates, open_collective
 from hvdspark.collectives import run_ranks
 from hvdspark.errors import ConfigurationError, RankMismatch, UnsupportedError
@@ -249,6 +250,33 @@ def test_frozen_and_named_weights_are_broadcast_too():
     found = run_ranks(fn, 2)
     assert found[0] == found[1]
     assert found[0][1] == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_float32_weights_train_beside_frozen_ones_of_16_bits(dtype):
+    """As in fine-tuning: most weights are frozen and narrow, a head is trained, the forward pass is autocast."""
+
+    def fn(world):
+        body = make_module(seed=world.rank).to(dtype).requires_grad_(False)
+        torch.manual_seed(world.rank)
+        head = torch.nn.Linear(4, 2)
+        named = [*body.named_parameters("body"), *head.named_parameters("head")]
+        optimizer = SharedUpdates(torch.optim.SGD(head.parameters(), lr=0.1), world, named_parameters=named)
+        before = [bits(parameter) for parameter in (*body.parameters(), *head.parameters())]
+        for step in range(5):
+            optimizer.zero_grad()
+            x = torch.from_numpy(np.random.default_rng([step, world.rank]).normal(size=(8, 12)).astype(np.float32))
+            with torch.autocast("cpu", dtype=dtype):
+                loss = head(body(x)).float().square().mean()
+            loss.backward()
+            optimizer.step()
+        assert all(parameter.dtype == dtype for parameter in body.parameters())
+        return before, [bits(parameter) for parameter in (*body.parameters(), *head.parameters())]
+
+    (before, after), other = run_ranks(fn, 2)
+    assert other == (before, after)
+    assert after[:-2] == before[:-2]
+    assert after[-2] != before[-2]
 
 
 def test_tied_weights_and_empty_parameters_count_once_or_nothing():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from contracts.tensors import LAWS
 from hvdspark.collectives import run_ranks
 from hvdspark.errors import ModelError, UnsupportedError
 from hvdspark.sync import FlatParameters, mean_buffers_
@@ -88,6 +89,9 @@ def test_refusals():
         FlatParameters([])
     with pytest.raises(UnsupportedError, match=r"float64.*module\.float"):
         FlatParameters(list(make().double().parameters()))
+    for dtype in (torch.bfloat16, torch.float16):
+        with pytest.raises(UnsupportedError, match=rf"{str(dtype)[6:]}: call module\.float\(\) first.*torch\.autocast"):
+            FlatParameters(list(make().to(dtype).parameters()))
 
 
 def test_buffers_are_averaged_and_counters_left():
@@ -104,6 +108,12 @@ def test_buffers_are_averaged_and_counters_left():
     for mean, batches in run_ranks(fn, 3):
         np.testing.assert_array_equal(mean, np.ones(3, np.float32))
         assert batches == 4
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_tensors_of_any_dtype_travel(law, size):
+    run_ranks(law, size)
 
 
 def test_equal_buffers_stay_as_they_are_to_the_bit():

@@ -50,6 +50,25 @@ def test_an_updater_that_cannot_be_averaged_is_refused_by_name():
     run_ranks(factored, 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_state_of_16_bits_is_averaged_in_32(dtype):
+    def fn(world):
+        module = make_module()
+        optimizer = ParameterAveraging(sgd(module), world, averaging_frequency=2)
+        backward(module)
+        optimizer.step()
+        for state in optimizer.state.values():
+            # Their sum is more than float16 holds.
+            state["momentum_buffer"] = torch.full_like(state["momentum_buffer"], 30_000 + 64 * world.rank, dtype=dtype)
+        optimizer._followers[0](1.0)
+        for state in optimizer.state.values():
+            assert state["momentum_buffer"].dtype == dtype
+            mean = torch.tensor([float(torch.tensor(30_000 + 64 * rank, dtype=dtype)) for rank in range(3)]).mean()
+            assert (state["momentum_buffer"] == mean.to(dtype)).all()
+
+    run_ranks(fn, 3)
+
+
 def test_an_updater_that_is_not_finite_is_named():
     def fn(world):
         module = make_module()
