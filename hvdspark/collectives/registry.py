@@ -1,10 +1,11 @@
 """Collectives by name, and the choice among them from the launcher's environment."""
 
 import importlib.util
+import os
 from typing import Protocol
 
 from hvdspark.collectives.base import Collective
-from hvdspark.collectives.environment import Launch
+from hvdspark.collectives.environment import TORCH_VARIABLES, Launch
 from hvdspark.collectives.solo import SoloCollective
 from hvdspark.collectives.threads import inside_run_ranks, open_here
 from hvdspark.collectives.torchdist import TorchCollective
@@ -30,7 +31,8 @@ def open_collective(name: str = "auto", *, timeout_s: float | None = None) -> Co
     ----------
     name : str
         "horovod", "mpi", "solo", "threads" (inside `run_ranks` only), "torch", a registered name, or "auto": inside
-        `run_ranks` its threads; under Horovod's Gloo launchers "horovod"; under mpirun or ``srun --mpi=pmix`` "mpi" if
+        `run_ranks` its threads; under Horovod's Gloo launchers "horovod", under hvdspark's "torch" where there is no
+        Horovod; under mpirun or ``srun --mpi=pmix`` "mpi" if
         mpi4py is installed, else "horovod"; under torchrun, or where torch.distributed is initialised, "torch"; started
         by none of them "solo".
     timeout_s : float, optional
@@ -79,7 +81,10 @@ def _fitting() -> str:
         return "mpi" if importlib.util.find_spec("mpi4py") else "horovod"
     if launch.kind == "torch" or (launch.kind == "none" and torch_is_running()):
         return "torch"
-    return "horovod" if launch.kind == "gloo" else "solo"
+    if launch.kind == "gloo":  # hvdspark's launchers tell PyTorch too
+        has_horovod = importlib.util.find_spec("horovod") is not None
+        return "horovod" if has_horovod or any(name not in os.environ for name in TORCH_VARIABLES) else "torch"
+    return "solo"
 
 
 def _known() -> list[str]:

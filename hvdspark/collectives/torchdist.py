@@ -176,7 +176,7 @@ class TorchCollective(Collective):
 
 
 class _Meetings:
-    """The stores through which ranks find each other. They stay until the process ends.
+    """The store through which ranks find each other. It stays until the process ends, or serves another run.
 
     A rank may open its next collective before rank 0 has closed this one, and must find the store there.
     """
@@ -189,6 +189,7 @@ class _Meetings:
         """Return a new place in the store that the variables tell of. The k-th of each rank is the same one."""
         variables = tuple(os.environ.get(name, "") for name in (*TORCH_VARIABLES, *_ATTEMPT_VARIABLES))
         if variables not in self._stores:
+            self._stores.clear()  # of runs that are over, where a launcher uses a process again
             rank, _, address, port = variables[:4]
             # torchrun's agent serves a store there already; else rank 0 does, also for the user's own groups.
             has_server = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

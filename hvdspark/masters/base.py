@@ -46,8 +46,8 @@ class TrainingMaster(Configuration, abc.ABC):
         (spark.executor.resource.gpu.amount), on a local master those that torch sees; none with `device="cpu"`. Where
         `num_workers` is given too, a positive number is a limit, checked when the ranks meet. The ranks of a host
         share its cores: see `BarrierLauncher`.
-    transport : {"horovod"}
-        What carries the messages between ranks.
+    transport : {"horovod", "torch"}
+        What carries the messages between ranks: Horovod, or PyTorch's own Gloo.
     launcher : {"barrier", "horovod_spark", "local"} or Launcher
         What starts the ranks: one Spark barrier stage, `horovod.spark.run`, or processes of this host (for tests).
     export_directory : str, optional
@@ -103,13 +103,11 @@ class TrainingMaster(Configuration, abc.ABC):
     @classmethod
     def _check_transport(cls, value: str) -> str:
         if value == "mpi":
-            raise ValueError("'mpi' needs ranks that mpirun started, which no Spark launcher does: use 'horovod' here")
-        if value == "torch":
             raise ValueError(
-                "'torch' needs ranks that torchrun started, which no Spark launcher does: use 'horovod' here"
+                "'mpi' needs ranks that mpirun started, which no Spark launcher does: use 'horovod' or 'torch'"
             )
-        if value != "horovod":
-            raise ValueError("'horovod' is needed")
+        if value not in ("horovod", "torch"):
+            raise ValueError("'horovod' or 'torch' is needed")
         return value
 
     @field_validator("launcher")

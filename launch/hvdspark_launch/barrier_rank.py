@@ -17,10 +17,12 @@ from hvdspark_launch.environment import (
     horovod_variables,
     interface_of,
     places,
+    torch_variables,
 )
 from hvdspark_launch.errors import LaunchError, StartTimeout
 from hvdspark_launch.facts import Facts, check_gpus, check_versions, versions_of
 from hvdspark_launch.outcome import Outcome, RankAborted, capture
+from hvdspark_launch.ports import ReservedPort
 from hvdspark_launch.rendezvous import Marks, Rendezvous
 from hvdspark_launch.threads import REUSED_PROCESS, Threads, torch_threads
 
@@ -117,7 +119,7 @@ def run_rank(orders: Orders, batches: "Iterator[pa.RecordBatch]") -> "Iterator[p
 
 
 def _meet(orders: Orders, context: Any, stack: ExitStack) -> tuple[list[Facts], Marks]:
-    """Exchange facts with all ranks; on rank 0, start the rendezvous before."""
+    """Exchange facts with all ranks; on rank 0, start the rendezvous and reserve a port for PyTorch's before."""
     hosts = [info.address.rpartition(":")[0] for info in context.getTaskInfos()]
     if len(hosts) != orders.num_proc:
         raise LaunchError(f"Spark runs {len(hosts)} tasks where {orders.num_proc} ranks were asked for")
@@ -125,12 +127,14 @@ def _meet(orders: Orders, context: Any, stack: ExitStack) -> tuple[list[Facts], 
     address = _address(hosts, rank)
     # A single rank meets nobody; Horovod then needs no rendezvous, and need not be installed.
     rendezvous = stack.enter_context(Rendezvous(address)) if rank == 0 and orders.num_proc > 1 else None
+    store = stack.enter_context(ReservedPort(address)) if rank == 0 else None
     gpus = context.resources().get("gpu") if orders.gpus else None
     mine = Facts(
         rank,
         socket.gethostname(),
         address,
         rendezvous.port if rendezvous else 0,
+        store.port if store else 0,
         versions_of(name for name in orders.versions if name != "python"),
         list(gpus.addresses) if gpus else [],
         os.environ.get("CUDA_VISIBLE_DEVICES"),
@@ -212,12 +216,14 @@ def _run(orders: Orders, rank: int, facts: list[Facts], batches: "Iterator[pa.Re
 
 def _variables(orders: Orders, rank: int, facts: list[Facts]) -> dict[str, str]:
     mine, first = facts[rank], facts[0]
+    place, interface = places([each.site for each in facts])[rank], interface_of(mine.address)
     variables = horovod_variables(
-        places([each.site for each in facts])[rank],
+        place,
         rendezvous=(first.address, first.port) if first.port else None,
-        interface=interface_of(mine.address),
+        interface=interface,
         timeout_s=orders.horovod_timeout_s,
     )
+    variables |= torch_variables(place, store=(first.address, first.store_port), interface=interface)
     if mine.gpus:
         variables["HVDSPARK_GPU_ADDRESS"] = mine.gpus[0]
     threads = orders.threads.variables(

@@ -13,7 +13,8 @@ class Launcher(ABC):
     Laws, held by `tests/contracts/launcher.py` on every launcher:
 
     1. Results come back in rank order, one a rank, whatever order the ranks ended in.
-    2. Each rank finds Horovod's environment set, so `hvd.init()` joins the ranks of this run and no others.
+    2. Each rank finds the environment of Horovod and of PyTorch set, so `hvd.init()` and
+       `torch.distributed.init_process_group()` join the ranks of this run and no others.
     3. The first exception that is not the consequence of another reaches the caller as `RankFailed`, with rank, host
        and traceback; its `__cause__` is the rank's own exception where that can be carried. No rank is left waiting
        for one that failed, and no rank outlives the run, however it ended.

@@ -1,4 +1,4 @@
-"""The environment of a rank: its place among the others, and the variables that Horovod reads."""
+"""The environment of a rank: its place among the others, and the variables that Horovod and PyTorch read."""
 
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from hvdspark_launch.errors import LaunchError
 
-__all__ = ["LOOPBACK", "Place", "check_extra", "environment_restored", "horovod_variables", "interface_of", "places"]
+__all__ = [
+    "LOOPBACK",
+    "Place",
+    "check_extra",
+    "environment_restored",
+    "horovod_variables",
+    "interface_of",
+    "places",
+    "torch_variables",
+]
 
 LOOPBACK = "127.0.0.1"
 
@@ -106,9 +115,36 @@ def horovod_variables(
     return variables
 
 
+def torch_variables(place: Place, *, store: tuple[str, int], interface: str | None) -> dict[str, str]:
+    """Return what ``torch.distributed`` reads from a rank's environment, as torchrun sets it.
+
+    Parameters
+    ----------
+    place : Place
+        The rank's place.
+    store : (str, int)
+        IPv4 address and reserved port on which rank 0 will listen.
+    interface : str, optional
+        Name of the network interface that Gloo talks over; None: that of the host's own name.
+    """
+    variables = {
+        "RANK": str(place.rank),
+        "WORLD_SIZE": str(place.size),
+        "LOCAL_RANK": str(place.local_rank),
+        "LOCAL_WORLD_SIZE": str(place.local_size),
+        "MASTER_ADDR": store[0],
+        "MASTER_PORT": str(store[1]),
+        "TORCHELASTIC_USE_AGENT_STORE": "False",  # True where torchrun started the caller: no agent listens there
+    }
+    if interface is not None:
+        variables["GLOO_SOCKET_IFNAME"] = interface
+    return variables
+
+
 # What a launcher sets itself; a user's own value would silently win or lose.
 _RESERVED = {
     *horovod_variables(Place(0, 1, 0, 1, 0, 1, 0), rendezvous=(LOOPBACK, 0), interface="lo", timeout_s=1),
+    *torch_variables(Place(0, 1, 0, 1, 0, 1, 0), store=(LOOPBACK, 0), interface="lo"),
     "HVDSPARK_GPU_ADDRESS",
 }
 
@@ -131,7 +167,7 @@ def check_extra(extra: Mapping[str, str] | None) -> dict[str, str]:
 
 @contextmanager
 def environment_restored(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of this process, drop Horovod's old ones, and put everything back at the end.
+    """Set variables of this process, drop old ones of a launcher, and put everything back at the end.
 
     Also what the code inside changes is put back: Spark reuses its Python workers, and the next task must not see it.
     """

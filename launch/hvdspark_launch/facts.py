@@ -27,6 +27,8 @@ class Facts:
         Its host's name, and the IPv4 address by which Spark advertises it.
     port : int
         Where rank 0 serves the rendezvous; 0 on other ranks.
+    store_port : int
+        Which port rank 0 has reserved for PyTorch's store; 0 on other ranks.
     versions : dict
         Of Python (major.minor) and of packages; None: not installed.
     gpus : list of str
@@ -39,6 +41,7 @@ class Facts:
     host: str
     address: str
     port: int
+    store_port: int
     versions: dict[str, str | None]
     gpus: list[str]
     visible: str | None = None

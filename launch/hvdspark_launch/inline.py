@@ -1,14 +1,23 @@
 """One rank, in the caller's own process: for debugging, and for runs that need no second rank."""
 
+import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 from hvdspark_launch.base import Launcher, check_callable, check_num_proc, refuse_rows
-from hvdspark_launch.environment import environment_restored, horovod_variables, places
+from hvdspark_launch.environment import (
+    LOOPBACK,
+    environment_restored,
+    horovod_variables,
+    interface_of,
+    places,
+    torch_variables,
+)
 from hvdspark_launch.errors import RankFailed, TooFewSlots
-from hvdspark_launch.outcome import describe, shut_horovod_down
+from hvdspark_launch.outcome import describe, shut_horovod_down, shut_torch_down, torch_runs
+from hvdspark_launch.ports import ReservedPort
 
 __all__ = ["InlineLauncher"]
 
@@ -40,9 +49,11 @@ class InlineLauncher(Launcher):
         check_callable(fn)
         refuse_rows(self, rows)
         self.check(num_proc)
-        variables = horovod_variables(places(["here"])[0], rendezvous=None, interface=None, timeout_s=_TIMEOUT_S)
-        was_running = _horovod_runs()
-        with environment_restored(variables):
+        place = places(["here"])[0]
+        variables = horovod_variables(place, rendezvous=None, interface=None, timeout_s=_TIMEOUT_S)
+        was_running, torch_was_running = _horovod_runs(), torch_runs()
+        with ReservedPort(LOOPBACK) as store, environment_restored(variables):
+            os.environ.update(torch_variables(place, store=(LOOPBACK, store.port), interface=interface_of(LOOPBACK)))
             try:
                 return [fn(*args, **dict(kwargs or {}))]
             except (Exception, SystemExit) as error:
@@ -52,6 +63,8 @@ class InlineLauncher(Launcher):
             finally:
                 if not was_running:
                     shut_horovod_down()
+                if not torch_was_running:
+                    shut_torch_down()
 
 
 def _horovod_runs() -> bool:

@@ -16,9 +16,17 @@ from typing import Any, final
 
 from hvdspark_launch.base import Launcher, check_callable, check_num_proc, refuse_rows
 from hvdspark_launch.closure import dump_call
-from hvdspark_launch.environment import LOOPBACK, check_extra, horovod_variables, interface_of, places
+from hvdspark_launch.environment import (
+    LOOPBACK,
+    check_extra,
+    horovod_variables,
+    interface_of,
+    places,
+    torch_variables,
+)
 from hvdspark_launch.errors import LaunchError, StartTimeout
 from hvdspark_launch.outcome import Outcome, how_ended, results
+from hvdspark_launch.ports import ReservedPort
 from hvdspark_launch.rendezvous import Rendezvous
 from hvdspark_launch.threads import FRESH_PROCESS, Threads
 
@@ -79,15 +87,19 @@ class LocalLauncher(Launcher):
         self.check(num_proc)
         call = dump_call(fn, args, kwargs)
         # mkdtemp's folder is of mode 0700: what is unpickled from it was written by this user.
-        with tempfile.TemporaryDirectory(prefix="hvdspark-") as folder, Rendezvous(LOOPBACK) as rendezvous:
+        with (
+            tempfile.TemporaryDirectory(prefix="hvdspark-") as folder,
+            Rendezvous(LOOPBACK) as rendezvous,
+            ReservedPort(LOOPBACK) as store,
+        ):
             (Path(folder) / "call").write_bytes(call)
-            with self._started(Path(folder), num_proc, rendezvous) as ranks:
+            with self._started(Path(folder), num_proc, rendezvous, store.port) as ranks:
                 self._await_start(ranks)
                 outcomes = self._await_end(ranks)
         return results(outcomes, num_proc)
 
     @contextmanager
-    def _started(self, folder: Path, num_proc: int, rendezvous: Rendezvous) -> Iterator[list["_Rank"]]:
+    def _started(self, folder: Path, num_proc: int, rendezvous: Rendezvous, store_port: int) -> Iterator[list["_Rank"]]:
         placed = places([LOOPBACK] * num_proc)
         rendezvous.expect(placed)
         interface = interface_of(LOOPBACK)
@@ -102,6 +114,7 @@ class LocalLauncher(Launcher):
                     interface=interface,
                     timeout_s=self._horovod_timeout_s,
                 )
+                variables |= torch_variables(place, store=(LOOPBACK, store_port), interface=interface)
                 environment = {**given, **threads, **variables}
                 ranks.append(_start(folder, place.rank, environment))
             yield ranks

@@ -25,6 +25,8 @@ __all__ = [
     "raise_first",
     "results",
     "shut_horovod_down",
+    "shut_torch_down",
+    "torch_runs",
 ]
 
 # A failure that has to leave as the text of an exception carries the exception itself only when it is small.
@@ -115,8 +117,8 @@ def find_outcome(text: str, token: str) -> Outcome | None:
 def capture(call: Callable[[], Any], rank: int, host: str) -> Outcome:
     """Run a function on a rank; return how it ended, never raise.
 
-    Horovod is shut down in any case, if it runs in this process: a rank that failed thereby lets go of the others,
-    who get an error instead of waiting, and a process that is used again starts clean.
+    Horovod and torch.distributed are shut down in any case, if they run in this process: a rank that failed thereby
+    lets go of the others, who get an error instead of waiting, and a process that is used again starts clean.
     """
     try:
         value = call()
@@ -126,6 +128,7 @@ def capture(call: Callable[[], Any], rank: int, host: str) -> Outcome:
         outcome = _success(value, rank, host)
     finally:
         shut_horovod_down()
+        shut_torch_down()
     return outcome
 
 
@@ -156,6 +159,18 @@ def shut_horovod_down() -> None:
     horovod = sys.modules.get("horovod.torch")
     if horovod is not None and horovod.is_initialized():
         horovod.shutdown()
+
+
+def torch_runs() -> bool:
+    """Tell whether torch.distributed is loaded and initialised in this process."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and bool(distributed.is_available()) and bool(distributed.is_initialized())
+
+
+def shut_torch_down() -> None:
+    """Destroy the process groups of torch.distributed, if there are any in this process."""
+    if torch_runs():
+        sys.modules["torch.distributed"].destroy_process_group()
 
 
 def _success(value: Any, rank: int, host: str) -> Outcome:

@@ -1,4 +1,4 @@
-"""The meeting point of the ranks: Horovod's own static rendezvous, bound to one address.
+"""The meeting point of the ranks: Horovod's own static rendezvous, where it is installed, bound to one address.
 
 It stores bytes and unpickles nothing (unlike Horovod's elastic rendezvous, CVE-2024-10190). It asks nobody for a
 password: whoever reaches the port can disturb a run, but not run code. It therefore listens on one address only,
@@ -9,12 +9,14 @@ nobody needs it any more, and a rank that failed knows whether the others notice
 """
 
 import http.client
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from hvdspark_launch import keys
 from hvdspark_launch.environment import Place
 from hvdspark_launch.errors import LaunchError
 
@@ -37,13 +39,12 @@ class Rendezvous:
     Raises
     ------
     LaunchError
-        Horovod is not installed, or the address cannot be listened on.
+        The address cannot be listened on.
     """
 
     def __init__(self, address: str) -> None:
-        server = _server_class()
         try:
-            self._server = server((address, 0), _handler_class(), 0)
+            self._server = _bound(address)
         except OSError as error:
             raise LaunchError(f"the rendezvous cannot listen on {address}: {error}") from error
         self.address = address
@@ -93,7 +94,7 @@ class Marks:
 
     def set(self, rank: int) -> bool:
         """Mark a rank as ended. Returns False if the rendezvous is gone: the run has ended without us."""
-        return self._request("PUT", f"ended-{rank}") == http.client.OK
+        return self._put(f"ended-{rank}") == http.client.OK
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait until all ranks are marked. Returns whether they are; False too if the rendezvous is gone."""
@@ -102,7 +103,7 @@ class Marks:
         pause_s = _POLL_S
         while True:
             while missing:
-                status = self._request("GET", f"ended-{missing[-1]}")
+                status, _ = self._request("GET", f"ended-{missing[-1]}")
                 if status is None:
                     return False
                 if status != http.client.OK:
@@ -117,7 +118,7 @@ class Marks:
 
     def abort(self) -> None:
         """Tell the ranks that `watch` that the run is lost."""
-        self._request("PUT", "aborted")
+        self._put("aborted")
 
     def watch(self, on_abort: Callable[[], None]) -> threading.Event:
         """Call a function, in a thread of its own, as soon as another rank says that the run is lost.
@@ -131,43 +132,59 @@ class Marks:
 
         def work() -> None:
             while not over.wait(_WATCH_S):
-                if self._request("GET", "aborted") != http.client.NOT_FOUND and not over.is_set():
+                if self._request("GET", "aborted")[0] != http.client.NOT_FOUND and not over.is_set():
                     on_abort()
                     return
 
         threading.Thread(target=work, name="hvdspark-watch", daemon=True).start()
         return over
 
-    def _request(self, method: str, key: str) -> int | None:
+    def tell(self, key: str, text: str) -> None:
+        """Leave a text for the other ranks under a key of this run."""
+        self._put(key, text.encode())
+
+    def ask(self, key: str, timeout_s: float) -> str:
+        """Return what a rank told under a key.
+
+        Raises
+        ------
+        LaunchError
+            Nobody has within the time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            status, body = self._request("GET", key)
+            if status == http.client.OK:
+                return body.decode()
+            if time.monotonic() >= deadline:
+                raise LaunchError(
+                    f"no rank told its {key!r} within {timeout_s:g} s: rank 0 did not start, or has ended"
+                )
+            time.sleep(_POLL_S)
+
+    def _put(self, key: str, body: bytes = b"1") -> int | None:
+        return self._request("PUT", key, body)[0]
+
+    def _request(self, method: str, key: str, body: bytes | None = None) -> tuple[int | None, bytes]:
         connection = http.client.HTTPConnection(self._address, self._port, timeout=_REQUEST_TIMEOUT_S)
         try:
-            connection.request(method, f"/{_SCOPE}/{key}", body=b"1" if method == "PUT" else None)
+            connection.request(method, f"/{_SCOPE}/{key}", body=body)
             response = connection.getresponse()
-            response.read()
-            return response.status
+            return response.status, response.read()
         except OSError:
-            return None
+            return None, b""
         finally:
             connection.close()
 
 
-def _horovod_server() -> Any:
+def _bound(address: str) -> Any:
+    """Return a server on a port of its own: Horovod's, or one of the same keys where there is no Horovod."""
     try:
         from horovod.runner.http import http_server
-    except ImportError as error:
-        raise LaunchError(
-            f"several ranks meet through Horovod, which cannot be imported here ({error}); "
-            "install it on every host that runs a rank (launch/setup builds it)"
-        ) from error
-    return http_server
+    except ImportError:  # ranks then meet over PyTorch alone
+        return keys.KeyServer((address, 0), keys.KeyHandler)
 
-
-def _server_class() -> Any:
-    import socketserver
-
-    module = _horovod_server()
-
-    class Server(module.RendezvousHTTPServer):  # type: ignore[name-defined,misc]
+    class Server(http_server.RendezvousHTTPServer):  # type: ignore[misc]
         # A handler that waits for a slow client must not keep this process from ending.
         daemon_threads = True
         # Ranks ask all at once, and again until the key is there.
@@ -178,8 +195,4 @@ def _server_class() -> Any:
             socketserver.TCPServer.server_bind(self)
             self.server_name, self.server_port = self.server_address[:2]
 
-    return Server
-
-
-def _handler_class() -> Any:
-    return _horovod_server().RendezvousHandler
+    return Server((address, 0), http_server.RendezvousHandler, 0)

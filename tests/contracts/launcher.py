@@ -37,6 +37,23 @@ def check_ranks_reach_each_other(launcher):
     assert launcher.run(fn, 2) == [([3.0] * 3, [1, 1])] * 2
 
 
+def check_torch_distributed_joins_the_ranks(launcher):
+    """By its own variables; left initialised, it is gone in the next run of the same processes."""
+
+    def fn():
+        import torch
+        import torch.distributed as dist  # noqa: TID251
+
+        assert not dist.is_initialized()
+        dist.init_process_group("gloo")
+        total = torch.full((3,), float(dist.get_rank() + 1))
+        dist.all_reduce(total)
+        return dist.get_rank(), os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"], total.tolist()
+
+    for _ in range(2):
+        assert launcher.run(fn, 2) == [(rank, str(rank), "2", [3.0] * 3) for rank in range(2)]
+
+
 def check_large_results(launcher):
     def fn():
         return np.arange(5_000_000, dtype=np.float32)  # 20 MB
@@ -134,6 +151,7 @@ def check_refusals(launcher):
 LAWS = [
     check_results_in_rank_order,
     check_ranks_reach_each_other,
+    check_torch_distributed_joins_the_ranks,
     check_large_results,
     check_an_exception_arrives_while_the_other_waits,
     check_a_result_that_cannot_travel_names_its_rank,

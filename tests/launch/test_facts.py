@@ -7,7 +7,7 @@ from hvdspark_launch.facts import Facts, check_gpus, check_versions, versions_of
 
 
 def rank(number, host="a", gpus=(), visible=None, **versions):
-    return Facts(number, host, f"10.0.0.{ord(host)}", 0, versions, list(gpus), visible)
+    return Facts(number, host, f"10.0.0.{ord(host)}", 0, 0, versions, list(gpus), visible)
 
 
 def test_json_gives_back_the_facts():

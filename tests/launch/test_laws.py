@@ -36,6 +36,7 @@ def test_barrier(law, spark):
     # a run takes 10 s: those laws that do not lie in code shared with the others
     [
         contract.check_results_in_rank_order,
+        contract.check_torch_distributed_joins_the_ranks,
         contract.check_an_exception_arrives_while_the_other_waits,
         contract.check_nothing_is_left_of_a_run,
         contract.check_refusals,
@@ -53,5 +54,6 @@ def test_horovod_spark(law, spark):
 def test_env_reaches_the_ranks(make, spark):
     launcher = make(spark, env={"HVDSPARK_TEST_EXTRA": "yes"})
     assert launcher.run(lambda: os.environ["HVDSPARK_TEST_EXTRA"], 2) == ["yes", "yes"]
-    with pytest.raises(ValueError, match="HOROVOD_RANK"):
-        make(spark, env={"HOROVOD_RANK": "0"})
+    for name in ("HOROVOD_RANK", "MASTER_PORT"):
+        with pytest.raises(ValueError, match=name):
+            make(spark, env={name: "0"})

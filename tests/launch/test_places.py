@@ -2,7 +2,14 @@
 
 import pytest
 
-from hvdspark_launch.environment import LOOPBACK, environment_restored, horovod_variables, interface_of, places
+from hvdspark_launch.environment import (
+    LOOPBACK,
+    environment_restored,
+    horovod_variables,
+    interface_of,
+    places,
+    torch_variables,
+)
 from hvdspark_launch.errors import LaunchError
 
 
@@ -21,6 +28,21 @@ def test_variables_are_text_and_complete():
     assert found["HOROVOD_GLOO_RENDEZVOUS_PORT"] == "99"
     assert found["HOROVOD_GLOO_IFACE"] == "eth7"
     assert all(isinstance(value, str) for value in found.values())
+
+
+def test_variables_of_torch_are_those_of_torchrun():
+    place = places(["a", "b", "b"])[2]
+    found = torch_variables(place, store=("10.0.0.1", 99), interface=None)
+    assert found == {
+        "RANK": "2",
+        "WORLD_SIZE": "3",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "10.0.0.1",
+        "MASTER_PORT": "99",
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
+    }
+    assert torch_variables(place, store=("10.0.0.1", 99), interface="eth7")["GLOO_SOCKET_IFNAME"] == "eth7"
 
 
 def test_environment_is_restored_after_an_error(monkeypatch):

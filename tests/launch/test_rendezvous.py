@@ -1,6 +1,8 @@
 """The meeting point: one address, Horovod's protocol, and the marks of those that have ended."""
 
+import http.client
 import socket
+import sys
 import threading
 import time
 
@@ -8,14 +10,19 @@ import pytest
 
 from hvdspark_launch.environment import LOOPBACK
 from hvdspark_launch.errors import LaunchError
+from hvdspark_launch.keys import KeyServer
 from hvdspark_launch.rendezvous import Marks, Rendezvous
 
 pytestmark = pytest.mark.horovod
 
 
-@pytest.fixture
-def rendezvous():
+@pytest.fixture(params=["horovod", "none"])
+def rendezvous(request, monkeypatch):
+    """Horovod's own server, and the one where there is no Horovod."""
+    if request.param == "none":
+        monkeypatch.setitem(sys.modules, "horovod.runner.http", None)
     with Rendezvous(LOOPBACK) as running:
+        assert isinstance(running._server, KeyServer) == (request.param == "none")
         yield running
 
 
@@ -44,6 +51,25 @@ def test_waiting_ends_when_all_are_marked(rendezvous):
     begin = time.monotonic()
     assert marks.wait(5)
     assert time.monotonic() - begin < 3
+
+
+def test_too_much_is_not_kept(monkeypatch):
+    monkeypatch.setitem(sys.modules, "horovod.runner.http", None)
+    with Rendezvous(LOOPBACK) as running:
+        connection = http.client.HTTPConnection(running.address, running.port, timeout=5)
+        connection.request("PUT", "/hvdspark/large", body=b"0" * 70_000)
+        assert connection.getresponse().status == 413
+        connection.close()
+        with pytest.raises(LaunchError, match="large"):
+            Marks(running.address, running.port, 1).ask("large", 0)
+
+
+def test_what_a_rank_tells_the_others_hear(rendezvous):
+    first, second = (Marks(rendezvous.address, rendezvous.port, 2) for _ in range(2))
+    threading.Timer(0.2, first.tell, ("store", "10.0.0.1:99")).start()
+    assert second.ask("store", 5) == "10.0.0.1:99"
+    with pytest.raises(LaunchError, match=r"'other' within 0\.2 s"):
+        second.ask("other", 0.2)
 
 
 def test_a_rendezvous_that_is_gone_is_told():
