@@ -74,6 +74,8 @@ class MpiCollective(Collective):
     one buffer that is kept. `allreduce_` is a reduce-scatter and an allgather: each element is summed by one rank, so
     all ranks hold the same bits whatever algorithm MPI picks.
 
+    Arrays are the host's, also where the model is on a GPU: MPI need not be CUDA-aware (docs/adr/0013).
+
     `abort` ends the whole MPI job: it writes the cause to standard error and calls ``MPI_Abort``, upon which
     ``mpirun`` kills all ranks. MPI knows no gentler way to free ranks that wait. A world of size 1 is only left.
 

@@ -1,6 +1,7 @@
 """Ranks joined by PyTorch's own Gloo: needs nothing besides torch; the way under torchrun.
 
-What travels is NumPy arrays in a host's memory, so the group is always Gloo's, also where the model is on a GPU.
+What travels is NumPy arrays in a host's memory, so the group is always Gloo's, also where the model is on a GPU and the
+user's own group is NCCL's (docs/adr/0013).
 """
 
 import contextlib
