@@ -5,10 +5,12 @@ Batches are loaded on first use: they need torch, which a Spark task that only s
 
 from typing import TYPE_CHECKING, Any
 
-from hvdspark.data.columns import ColumnPlan, Table, plan_columns
+from hvdspark.data.columns import ColumnPlan, ColumnReader, Table
 from hvdspark.data.dataset import DataSet
 from hvdspark.data.distribute import list_paths
+from hvdspark.data.elements import Loader, PointLabels
 from hvdspark.data.examples import Examples, SplitTestAndTrain
+from hvdspark.data.fields import Field, Role, natural
 from hvdspark.data.file_batches import FileBatch, create_file_batches, read_file_batch
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.multidataset import MultiDataSet
@@ -22,7 +24,10 @@ from hvdspark.data.repartition import (
     RepartitionStrategy,
     repartition,
 )
-from hvdspark.data.stage import stage
+from hvdspark.data.rows import Rows
+from hvdspark.data.schema import ColumnsLike, TensorColumn, plan_columns, plan_fields
+from hvdspark.data.sources import FileSource, RDDSource, Source, TableSource
+from hvdspark.data.stage import stage, stage_apart
 from hvdspark.data.validation import ValidationResult, validate_data_sets, validate_multi_data_sets
 from hvdspark.data.workers import use_driver_python, workers_explained
 
@@ -33,27 +38,42 @@ __all__ = [
     "Batch",
     "Batches",
     "ColumnPlan",
+    "ColumnReader",
+    "ColumnsLike",
     "DataSet",
     "DefaultRepartitioner",
     "EpochPlan",
     "EqualRepartitioner",
     "Examples",
+    "Field",
     "FileBatch",
+    "FileSource",
+    "Loader",
     "Manifest",
     "MultiDataSet",
     "NoOpRepartitioner",
+    "PointLabels",
+    "RDDSource",
     "Repartition",
     "RepartitionStrategy",
     "Repartitioner",
+    "Role",
+    "Rows",
+    "Source",
     "SplitTestAndTrain",
     "Table",
+    "TableSource",
+    "TensorColumn",
     "ValidationResult",
     "create_file_batches",
     "list_paths",
+    "natural",
     "plan_columns",
+    "plan_fields",
     "read_file_batch",
     "repartition",
     "stage",
+    "stage_apart",
     "use_driver_python",
     "validate_data_sets",
     "validate_multi_data_sets",

@@ -16,12 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from hvdspark import storage
+from hvdspark.data.fields import ROLES, Field, Role, natural
 from hvdspark.data.manifest import Manifest, StagedFile
-from hvdspark.data.parts import FEATURES, LABELS
 from hvdspark.data.plan import GROUPS_PER_BLOCK, EpochPlan
 from hvdspark.errors import ConfigurationError, StorageError
 
 __all__ = ["Batch", "Batches"]
+
+Tensors = torch.Tensor | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]
+Masks = torch.Tensor | tuple[torch.Tensor | None, ...] | dict[str, torch.Tensor] | None
 
 # Steps walk through the order and never come back: the block in use, and the next one where a batch spans both.
 _MAX_GROUPS = 2 * GROUPS_PER_BLOCK
@@ -38,9 +41,14 @@ class Batch:
     Parameters
     ----------
     features
-        `[b, w] float32` on the CPU, owned by the receiver. Without rows: `[0, w]`.
+        `[b, *shape]` on the CPU, owned by the receiver, as all that follows. A tensor where there is one input, a tuple
+        of them where there are several, a dict by argument where inputs are named. Without rows: `[0, *shape]`.
     labels
-        `[b] int64`, `[b] float32` or `[b, k] float32`, owned by the receiver.
+        `[b] int64`, `[b] float32` or `[b, *shape]`; a tuple where there are several outputs.
+    features_mask, labels_mask
+        `[b, ...] bool` in the same form, with None in a tuple where an input or output has none; None: no mask at all.
+    weights
+        `[b] float32`: what each example's loss is multiplied with; None: all count the same.
     examples
         Rows of this rank in this step: b.
     total_examples
@@ -49,11 +57,14 @@ class Batch:
         Number of the step in the epoch, from 0.
     """
 
-    features: torch.Tensor
-    labels: torch.Tensor
+    features: Tensors
+    labels: Tensors
     examples: int
     total_examples: int
     step: int
+    features_mask: Masks = None
+    labels_mask: Masks = None
+    weights: torch.Tensor | None = None
 
 
 class Batches:
@@ -134,15 +145,21 @@ class Batches:
 
     def _load(self, reader: "_GroupReader", step: int) -> Batch:
         pieces = self._plan.pieces(self._rank, step)
-        features, labels = reader.empty()
+        arrays = reader.empty()
         if pieces:
             parts = [(reader.group(group), rows) for group, rows in pieces]
-            features = _join([np.take(arrays[0], rows, axis=0) for arrays, rows in parts])
-            labels = _join([np.take(arrays[1], rows, axis=0) for arrays, rows in parts])
+            arrays = [
+                _join([np.take(group[number], rows, axis=0) for group, rows in parts]) for number in range(len(arrays))
+            ]
+        tensors = [torch.from_numpy(array) for array in arrays]
+        forms: dict[Role, Any] = {role: natural(self._manifest.fields, role, tensors) for role in ROLES}
         return Batch(
-            features=torch.from_numpy(features),
-            labels=torch.from_numpy(labels),
-            examples=len(features),
+            features=forms["feature"],
+            labels=forms["label"],
+            features_mask=forms["features_mask"],
+            labels_mask=forms["labels_mask"],
+            weights=forms["weight"],
+            examples=len(arrays[0]),
             total_examples=self._plan.total_examples(step),
             step=step,
         )
@@ -159,16 +176,14 @@ class _GroupReader:
         self._directory = directory
         self._manifest = manifest
         self._files: OrderedDict[str, Any] = OrderedDict()
-        self._groups: OrderedDict[int, tuple[NDArray[np.float32], NDArray[Any]]] = OrderedDict()
+        self._groups: OrderedDict[int, list[NDArray[Any]]] = OrderedDict()
 
-    def empty(self) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """Return the features and labels of no row."""
-        label_shape = (0,) if self._manifest.label_width is None else (0, self._manifest.label_width)
-        features = np.empty((0, self._manifest.feature_width), np.float32)
-        return features, np.empty(label_shape, self._manifest.label_dtype)
+    def empty(self) -> list[NDArray[Any]]:
+        """Return the arrays of no row."""
+        return [np.empty((0, *field.shape), field.dtype) for field in self._manifest.fields]
 
-    def group(self, group: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """Return a row group's features and labels, read-only."""
+    def group(self, group: int) -> list[NDArray[Any]]:
+        """Return a row group's arrays in the order of the fields, read-only."""
         if group not in self._groups:
             if len(self._groups) == _MAX_GROUPS:
                 self._groups.popitem(last=False)  # before reading: never more are held
@@ -176,15 +191,14 @@ class _GroupReader:
         self._groups.move_to_end(group)
         return self._groups[group]
 
-    def _read(self, group: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    def _read(self, group: int) -> list[NDArray[Any]]:
         file, index = self._manifest.locate(group)
         rows = self._manifest.rows_per_group[group]
         try:
             # One thread: the machine's other cores belong to the other ranks and to the training itself.
-            table = self._open(file).read_row_group(index, columns=[FEATURES, LABELS], use_threads=False)
-            shapes = [(rows, *array.shape[1:]) for array in self.empty()]
-            features, labels = (_decode(table.column(name)) for name in (FEATURES, LABELS))
-            return features.reshape(shapes[0]), labels.reshape(shapes[1])
+            fields = self._manifest.fields
+            table = self._open(file).read_row_group(index, columns=[field.key for field in fields], use_threads=False)
+            return [_decode(table.column(field.key), field, rows) for field in fields]
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             if isinstance(error, StorageError):
                 raise
@@ -223,9 +237,13 @@ def _check(path: str, file: StagedFile) -> None:
         _checked.add((path, file.checksum))
 
 
-def _decode(column: Any) -> NDArray[Any]:
+def _decode(column: Any, field: Field, rows: int) -> NDArray[Any]:
     array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
     if pa.types.is_fixed_size_list(array.type):
         array = array.flatten()
     decoded: NDArray[Any] = array.to_numpy(zero_copy_only=True)
-    return decoded
+    if field.dtype == "bool":
+        decoded = decoded.view(np.bool_)
+    if decoded.dtype != field.dtype:
+        raise ValueError(f"column {field.key} is {decoded.dtype}, the manifest says {field.dtype}")
+    return decoded.reshape(rows, *field.shape)

@@ -1,88 +1,164 @@
-"""What features and labels are: decided once on the driver from a DataFrame's schema, carried out on Arrow batches."""
+"""What a table's columns become: decided once on the driver, carried out on Arrow batches by the workers."""
 
-import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvdspark.data.values import Problem, read_lists, read_scalars
-from hvdspark.errors import ConfigurationError, DataError
+from hvdspark.data.fields import Dtype, Field, Role
+from hvdspark.data.problems import Problem
+from hvdspark.data.rows import Rows
+from hvdspark.data.values import as_mask, read_binary, read_lists, read_scalars
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame
-    from pyspark.sql.types import DataType, StructField
 
-__all__ = ["ColumnPlan", "ConvertedBatch", "LabelDtype", "Table", "explain", "plan_columns"]
+__all__ = ["ColumnField", "ColumnPlan", "ColumnReader", "Kind", "Table", "column_named"]
 
-LabelDtype = Literal["int64", "float32"]
-Kind = Literal["integer", "float", "boolean", "array", "vector"]
+Kind = Literal["scalar", "scalars", "array", "vector", "binary"]
 
-_FEATURES, _LABEL = "hvdspark_features", "hvdspark_label"  # prefixed: a user's table may have columns of any name
-_FIXES = {
-    "null": "drop those rows (df.na.drop(subset=[{column!r}])) or fill them",
-    "not finite": "filter those rows out or replace the values; numbers beyond 3.4e38 do not fit into float32",
-    "width": "give every row the same number of values: pad, cut or filter them",
-    "empty": "give every row at least one value",
-}
+_FLAG = "hvdspark_flag"  # prefixed: a user's table may have columns of any name
+_SQL_TYPES = {"float32": "float", "int64": "bigint"}
 
 
 @dataclass(frozen=True)
-class ConvertedBatch:
-    """What a ColumnPlan makes of one Arrow batch; the arrays may lie in Arrow's memory and are not to be written to.
+class ColumnField:
+    """How one field of a row is made from columns. Plain data, but for the user's own decode function.
 
     Parameters
     ----------
-    features
-        `[b, w] float32`; None where they have a problem.
-    labels
-        `[b] int64`, `[b] float32` or `[b, k] float32`; None where they have a problem or none were asked for.
-    problems
-        What cannot be trained on, one entry a column at most.
+    role, index, argument
+        As in `Field`.
+    columns
+        Names of the columns that it is made from.
+    kind
+        ``scalar``: one number; ``scalars``: one number a column, side by side; ``array``: a column of arrays, ``depth``
+        of them in each other; ``vector``: of Spark's vectors; ``binary``: of bytes that `decode` turns into arrays.
+    dtype
+        What the numbers become; of kind ``binary``: None, what `decode` returns decides.
+    depth
+        Of kind ``array``.
+    shape
+        Of one row, where it is known beforehand; None: that of the first row. A flat array may be given any shape.
+    decode
+        Of kind ``binary``.
     """
 
-    features: NDArray[np.float32] | None
-    labels: NDArray[Any] | None
-    problems: tuple[Problem, ...]
+    role: Role
+    index: int
+    columns: tuple[str, ...]
+    kind: Kind
+    dtype: Dtype | None
+    depth: int = 1
+    shape: tuple[int, ...] | None = None
+    decode: Callable[[bytes], Any] | None = None
+    argument: str = ""
+
+    @property
+    def name(self) -> str:
+        """The columns as messages name them."""
+        return ", ".join(self.columns)
+
+    @property
+    def aliases(self) -> list[str]:
+        """Names of what is selected for it."""
+        alias = f"hvdspark_{self.role}_{self.index}"
+        return [alias] if len(self.columns) == 1 else [f"{alias}_{number}" for number in range(len(self.columns))]
+
+    def select(self, names: Mapping[str, str]) -> "list[Column]":
+        """Return the columns to select; `names` says what they are called where not as planned."""
+        pairs = zip(self.columns, self.aliases, strict=True)
+        return [self._expression(names.get(name, name)).alias(alias) for name, alias in pairs]
+
+    def read(self, batch: "pa.RecordBatch", shape: tuple[int, ...] | None) -> tuple[NDArray[Any] | None, list[Problem]]:
+        """Return the field's array of one batch, or what is wrong; `shape` is that of earlier rows, if any."""
+        values, problems = self._read(batch, self.shape if shape is None else shape)
+        if values is None or not len(values):
+            return values, problems
+        if self.role in ("features_mask", "labels_mask"):
+            values, problem = as_mask(values, self.name)
+            problems = [problem] if problem else []
+        elif self.role == "weight" and (values < 0).any():
+            problems = [Problem(self.name, "negative", int((values < 0).sum()), int(np.argmax(values < 0)))]
+        return (None if problems else values), problems
+
+    def field(self, values: NDArray[Any]) -> Field:
+        """Return the field that an array of it belongs to."""
+        dtype: Any = values.dtype.name
+        return Field(self.role, self.index, self.name, dtype, tuple(values.shape[1:]), self.argument)
+
+    def _read(
+        self, batch: "pa.RecordBatch", shape: tuple[int, ...] | None
+    ) -> tuple[NDArray[Any] | None, list[Problem]]:
+        columns = [batch.column(alias) for alias in self.aliases]
+        dtype = np.int64 if self.dtype == "int64" else np.float32
+        if self.kind == "scalars":
+            return self._read_scalars(columns, dtype)
+        if self.kind == "scalar":
+            values, problem = read_scalars(columns[0], self.name, dtype)
+        elif self.kind == "binary":
+            assert self.decode is not None
+            values, problem = read_binary(columns[0], self.name, self.decode, shape)
+        elif shape is not None and len(shape) != self.depth:  # a flat array that is given a shape
+            values, problem = read_lists(columns[0], self.name, (math.prod(shape),), dtype=dtype)
+            values = None if values is None else values.reshape(len(values), *shape)
+        else:
+            values, problem = read_lists(columns[0], self.name, shape, dtype=dtype, depth=self.depth)
+        return values, [] if problem is None else [problem]
+
+    def _read_scalars(self, columns: list[Any], dtype: type[np.generic]) -> tuple[NDArray[Any] | None, list[Problem]]:
+        matrix = np.empty((len(columns[0]), len(columns)), dtype)
+        problems = []
+        for index, (name, column) in enumerate(zip(self.columns, columns, strict=True)):
+            values, problem = read_scalars(column, name, dtype)
+            if problem is not None:
+                problems.append(problem)
+            else:
+                matrix[:, index] = values
+        return (None if problems else matrix), problems
+
+    def _expression(self, name: str) -> "Column":
+        from pyspark.ml.functions import vector_to_array
+        from pyspark.sql import functions
+
+        column = column_named(name)
+        if self.kind == "vector":
+            # vector_to_array fails on a null, with a Java trace; a null that arrives is counted and named.
+            return functions.when(column.isNotNull(), vector_to_array(column, "float32"))
+        if self.kind == "binary":
+            return column
+        sql_type = _SQL_TYPES[self.dtype or "float32"]
+        if self.kind == "array":
+            for _ in range(self.depth):
+                sql_type = f"array<{sql_type}>"
+        return column.cast(sql_type)
 
 
 @dataclass(frozen=True)
 class ColumnPlan:
-    """What features and labels are. Plain data: made on the driver by `plan_columns`, carried to the workers.
+    """What all fields of a row are made from: made on the driver by `plan_columns`, carried to the workers.
 
     Parameters
     ----------
-    features
-        Names of the columns that make the features.
-    features_kind
-        ``vector`` or ``array``: one column holds them; ``scalar``: one number a column.
-    label
-        Name of the label column; None for prediction.
-    label_kind
-        ``integer`` and ``boolean`` become `[b] int64`, ``float`` becomes `[b] float32`, ``array`` and ``vector`` become
-        `[b, k] float32`.
+    fields
+        The fields in order: features, labels, masks, weight.
+    flag
+        Name of a boolean column whose true rows are held back for validation; None: there is none.
     """
 
-    features: tuple[str, ...]
-    features_kind: Literal["vector", "array", "scalar"]
-    label: str | None = None
-    label_kind: Kind | None = None
+    fields: tuple[ColumnField, ...]
+    flag: str | None = None
 
-    @property
-    def feature_names(self) -> str:
-        """The feature columns as messages name them."""
-        return self.features[0] if len(self.features) == 1 else ", ".join(self.features)
-
-    @property
-    def label_dtype(self) -> LabelDtype:
-        """What labels become."""
-        return "int64" if self.label_kind in ("integer", "boolean") else "float32"
+    def of(self, role: Role) -> tuple[ColumnField, ...]:
+        """Return the fields of a role."""
+        return tuple(field for field in self.fields if field.role == role)
 
     def select(self, names: Mapping[str, str] | None = None) -> "list[Column]":
-        """Return the columns to select from the DataFrame, so that `read` understands what arrives on a worker.
+        """Return the columns to select from the DataFrame, so that `rows` understands what arrives on a worker.
 
         Their names start with ``hvdspark_``: ``df.select("*", *plan.select())`` keeps the table's own columns too.
 
@@ -92,201 +168,58 @@ class ColumnPlan:
             What the columns are called in the DataFrame, where that is not what they were planned by.
         """
         known = names or {}
-        kind: Kind = "float" if self.features_kind == "scalar" else self.features_kind
-        pairs = zip(self.features, self._feature_aliases(), strict=True)
-        columns = [_expression(known.get(name, name), kind).alias(alias) for name, alias in pairs]
-        if self.label is not None and self.label_kind is not None:
-            columns.append(_expression(known.get(self.label, self.label), self.label_kind).alias(_LABEL))
+        columns = [column for field in self.fields for column in field.select(known)]
+        if self.flag is not None:
+            columns.append(column_named(known.get(self.flag, self.flag)).alias(_FLAG))
         return columns
 
-    def read(
-        self, batch: "pa.RecordBatch", *, feature_width: int | None = None, label_width: int | None = None
-    ) -> ConvertedBatch:
-        """Convert one Arrow batch of what `select` selects, and say what is wrong with it.
+    def rows(self, batches: "Iterable[pa.RecordBatch]") -> Iterator[Rows]:
+        """Convert the Arrow batches of what `select` selects, and say what is wrong with them."""
+        reader = ColumnReader(self)
+        return (reader.read(batch) for batch in batches if batch.num_rows)
 
-        Parameters
-        ----------
-        batch
-            A batch from ``mapInArrow`` or a barrier task.
-        feature_width, label_width
-            How long arrays must be, as known from earlier batches; None: as long as the first one.
-        """
-        if self.features_kind == "scalar":
-            features, problems = self._read_scalar_features(batch)
-        else:
-            features, problem = read_lists(batch.column(_FEATURES), self.features[0], feature_width)
-            problems = [] if problem is None else [problem]
-        labels: NDArray[Any] | None = None
-        if self.label is not None:
-            labels, problem = self._read_labels(batch, self.label, label_width)
-            problems += [] if problem is None else [problem]
-        return ConvertedBatch(features, labels, tuple(problems))
 
-    def convert(
-        self, batch: "pa.RecordBatch", *, feature_width: int | None = None, label_width: int | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
-        """Convert one Arrow batch of what `select` selects into features and labels.
+class ColumnReader:
+    """Converts the Arrow batches of one partition; the first row decides on shapes that are not known beforehand.
 
-        Returns
-        -------
-        features, labels
-            `[b, w] float32`, and `[b] int64`, `[b] float32`, `[b, k] float32` or None.
+    Parameters
+    ----------
+    plan
+        What was selected from the table.
+    """
 
-        Raises
-        ------
-        DataError
-            With the column, what is wrong, in how many rows, and the fix.
-        """
-        converted = self.read(batch, feature_width=feature_width, label_width=label_width)
-        if converted.problems or converted.features is None:
-            texts = [explain(one, f"the first is row {one.first_row} of this batch") for one in converted.problems]
-            raise DataError("; ".join(texts))
-        return converted.features, converted.labels
+    def __init__(self, plan: ColumnPlan) -> None:
+        self._plan = plan
+        self._shapes: list[tuple[int, ...] | None] = [None] * len(plan.fields)
 
-    def _feature_aliases(self) -> list[str]:
-        if self.features_kind == "scalar":
-            return [f"{_FEATURES}_{index}" for index in range(len(self.features))]
-        return [_FEATURES]
-
-    def _read_scalar_features(self, batch: "pa.RecordBatch") -> tuple[NDArray[np.float32] | None, list[Problem]]:
-        matrix = np.empty((batch.num_rows, len(self.features)), dtype=np.float32)
-        problems = []
-        for index, (name, alias) in enumerate(zip(self.features, self._feature_aliases(), strict=True)):
-            values, problem = read_scalars(batch.column(alias), name, np.float32)
-            if problem is not None:
-                problems.append(problem)
-            else:
-                matrix[:, index] = values
-        return (None if problems else matrix), problems
-
-    def _read_labels(
-        self, batch: "pa.RecordBatch", name: str, width: int | None
-    ) -> tuple[NDArray[Any] | None, Problem | None]:
-        if self.label_kind in ("array", "vector"):
-            return read_lists(batch.column(_LABEL), name, width)
-        dtype = np.float32 if self.label_kind == "float" else np.int64
-        return read_scalars(batch.column(_LABEL), name, dtype)
+    def read(self, batch: "pa.RecordBatch") -> Rows:
+        """Convert one Arrow batch of what `ColumnPlan.select` selects, and say what is wrong with it."""
+        arrays, problems = [], list[Problem]()
+        for number, field in enumerate(self._plan.fields):
+            values, found = field.read(batch, self._shapes[number])
+            problems += found
+            if values is not None:
+                self._shapes[number] = tuple(values.shape[1:])
+                arrays.append(values)
+        flags = None
+        if self._plan.flag is not None:
+            flags, problem = read_scalars(batch.column(_FLAG), self._plan.flag, np.int64)
+            problems += [problem] if problem else []
+        if problems:
+            return Rows(batch.num_rows, problems=tuple(problems))
+        fields = tuple(field.field(values) for field, values in zip(self._plan.fields, arrays, strict=True))
+        return Rows(batch.num_rows, fields, tuple(arrays), flags=None if flags is None else flags.astype(bool))
 
 
 class Table(NamedTuple):
-    """A DataFrame together with what its features and labels are."""
+    """A DataFrame together with what its columns become."""
 
     frame: "DataFrame"
     plan: ColumnPlan
 
 
-def plan_columns(
-    df: "DataFrame", *, features_col: str | Sequence[str] = "features", label_col: str | None = "label"
-) -> ColumnPlan:
-    """Decide from a DataFrame's schema what its features and labels are; no row is read.
-
-    Parameters
-    ----------
-    df
-        A classic or Spark Connect DataFrame.
-    features_col
-        The name of a vector column, of an array of numbers, or of one number; or a list of columns of one number each.
-    label_col
-        The name of a column of whole numbers or booleans (classes), floats, arrays of numbers or vectors; None: none is
-        wanted, as for prediction.
-
-    Raises
-    ------
-    DataError
-        Where a column is missing, appears twice, or is of a type that is no number.
-    ConfigurationError
-        Where `features_col` names nothing, or a column twice.
-    """
-    fields = list(df.schema.fields)
-    label_kind = None if label_col is None else _label_kind(_find(fields, label_col, "label"))
-    if isinstance(features_col, str):
-        field = _find(fields, features_col, "features")
-        kind = _kind(field.dataType)
-        if kind is None:
-            raise DataError(_wrong_type(field, "features", "a vector, an array of numbers, or a number"))
-        if kind == "array" or kind == "vector":
-            return ColumnPlan((features_col,), kind, label_col, label_kind)
-        return ColumnPlan((features_col,), "scalar", label_col, label_kind)
-    names = tuple(features_col)
-    if not names or len(set(names)) != len(names):
-        raise ConfigurationError(f"features_col: at least one column, and each once, is needed (got {list(names)})")
-    for name in names:
-        field = _find(fields, name, "features")
-        if _kind(field.dataType) not in ("integer", "float", "boolean"):
-            needed = "a number (a list names columns of one number each; name a vector or array column alone, as text)"
-            raise DataError(_wrong_type(field, "features", needed))
-    return ColumnPlan(names, "scalar", label_col, label_kind)
-
-
-def explain(problem: Problem, where: str) -> str:
-    """Return one sentence: the column, what is wrong, in how many rows, where, and the fix."""
-    rows = "1 row" if problem.count == 1 else f"{problem.count} rows"
-    what = {"null": "nulls", "not finite": "NaN or infinity", "empty": "empty arrays"}.get(problem.kind)
-    if problem.widths is not None:
-        what = f"arrays of unequal width ({problem.widths[0]} and {problem.widths[1]} values)"
-    fix = _FIXES[problem.kind].format(column=problem.column)
-    return f"column {problem.column!r} has {what} in {rows} ({where}): {fix}"
-
-
-def _find(fields: "list[StructField]", name: str, role: str) -> "StructField":
-    found = [field for field in fields if field.name == name]
-    if len(found) == 1:
-        return found[0]
-    known = [field.name for field in fields]
-    if found:
-        raise DataError(f"{role} column {name!r} is there {len(found)} times: rename one with df.toDF(...)")
-    lower = {other.casefold(): other for other in known}
-    near = difflib.get_close_matches(name.casefold(), list(lower), n=1)
-    hint = f"did you mean {lower[near[0]]!r}? " if near else ""
-    raise DataError(f"{role} column {name!r} is not there: {hint}The columns are {', '.join(known)}")
-
-
-def _kind(data_type: "DataType") -> Kind | None:
-    from pyspark.ml.linalg import VectorUDT
-    from pyspark.mllib.linalg import VectorUDT as OldVectorUDT
-    from pyspark.sql import types
-
-    if isinstance(data_type, types.BooleanType):
-        return "boolean"
-    if isinstance(data_type, types.IntegralType):
-        return "integer"
-    if isinstance(data_type, types.FloatType | types.DoubleType):
-        return "float"
-    if isinstance(data_type, VectorUDT | OldVectorUDT):
-        return "vector"
-    if isinstance(data_type, types.ArrayType) and _kind(data_type.elementType) in ("integer", "float"):
-        return "array"
-    return None
-
-
-def _label_kind(field: "StructField") -> Kind:
-    kind = _kind(field.dataType)
-    if kind is None:
-        raise DataError(
-            _wrong_type(field, "label", "a whole number, a float, a boolean, an array of numbers or a vector")
-        )
-    return kind
-
-
-def _wrong_type(field: "StructField", role: str, needed: str) -> str:
-    name, given = field.name, field.dataType.simpleString()
-    indexer = f"pyspark.ml.feature.StringIndexer(inputCol={name!r}, outputCol={name + '_index'!r})"
-    if given == "string":
-        fix = f"index it first: {indexer}" + ("" if role == "label" else ", then encode it with OneHotEncoder")
-    elif given.startswith("decimal"):
-        fix = f"cast it: df.withColumn({name!r}, df[{name!r}].cast('double'))"
-    else:
-        fix = "convert it, or name another column"
-    return f"{role} column {name!r} is of type {given}, {needed} is needed: {fix}"
-
-
-def _expression(name: str, kind: Kind) -> "Column":
-    from pyspark.ml.functions import vector_to_array
+def column_named(name: str) -> "Column":
+    """Return the column of exactly that name."""
     from pyspark.sql import functions
 
-    column = functions.col("`" + name.replace("`", "``") + "`")  # quoted: a dot would mean a field of a struct
-    if kind == "vector":
-        # vector_to_array fails on a null, with a Java trace; a null that arrives is counted and named.
-        return functions.when(column.isNotNull(), vector_to_array(column, "float32"))
-    types = {"array": "array<float>", "float": "float", "integer": "bigint", "boolean": "bigint"}
-    return column.cast(types[kind])
+    return functions.col("`" + name.replace("`", "``") + "`")  # quoted: a dot would mean a field of a struct

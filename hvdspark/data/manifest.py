@@ -5,21 +5,36 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from hvdspark import storage
-from hvdspark.data.columns import LabelDtype
+from hvdspark.data.fields import DTYPES, ROLES, Field, Role
 from hvdspark.errors import StorageError
 
-__all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "Manifest", "StagedFile"]
+__all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "Manifest", "StagedFile", "part_name", "part_number"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
-_FILE_NAME = re.compile(r"part-\d{5,9}\.parquet")  # names come from a file: anything else could lead out of the folder
+# Names come from a file: anything else could lead out of the folder.
+_FILE_NAME = re.compile(r"(?:\d{5,9}/)?part-(\d{5,9})\.parquet")
+_FILES_PER_FOLDER = 1000  # some file systems have a limit (HDFS: 2 ** 20), and all are slow long before it
 _CHECKSUM = re.compile(r"[0-9a-f]{64}")
+
+
+def part_name(partition: int) -> str:
+    """Return the name of a partition's file: the first thousand beside the manifest, each further one in a folder."""
+    name = f"part-{partition:05d}.parquet"
+    return name if partition < _FILES_PER_FOLDER else f"{partition // _FILES_PER_FOLDER:05d}/{name}"
+
+
+def part_number(name: str) -> int | None:
+    """Return the partition whose file has that name; None: it is no name of one."""
+    match = _FILE_NAME.fullmatch(name)
+    number = None if match is None else int(match[1])
+    return number if number is not None and part_name(number) == name else None
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,7 @@ class StagedFile:
     Parameters
     ----------
     name
-        File name in the folder of the manifest.
+        Name below the folder of the manifest (`part_name`).
     rows_per_group
         Rows of each row group.
     num_bytes
@@ -50,24 +65,22 @@ class Manifest:
 
     Parameters
     ----------
-    feature_columns, label_column
-        Names of the columns that the rows were made from.
-    feature_width
-        Numbers in a row's features, which are ``[width] float32``.
-    label_dtype
-        ``int64`` or ``float32``.
-    label_width
-        Numbers in a row's label, ``[width] float32``; None: the label is one number.
+    fields
+        What a row consists of, in the order of the columns of the files.
     files
-        Ordered by name; row groups are counted through them in this order.
+        Ordered by partition; row groups are counted through them in this order.
+    source
+        What the data were made from and how, as a hash (`hvdspark.data.sources`); empty: nothing that could be told
+        again.
     """
 
-    feature_columns: tuple[str, ...]
-    label_column: str
-    feature_width: int
-    label_dtype: LabelDtype
-    label_width: int | None
+    fields: tuple[Field, ...]
     files: tuple[StagedFile, ...]
+    source: str = ""
+
+    def of(self, role: Role) -> tuple[Field, ...]:
+        """Return the fields of a role."""
+        return tuple(field for field in self.fields if field.role == role)
 
     @cached_property
     def rows_per_group(self) -> tuple[int, ...]:
@@ -81,8 +94,9 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all these facts: equal exactly where the staged data is the same, wherever it lies."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of fields and files: equal exactly where the staged data is the same, wherever it lies."""
+        facts = asdict(replace(self, source=""))
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def _places(self) -> tuple[tuple[int, int], ...]:
@@ -98,6 +112,19 @@ class Manifest:
     def write(self, directory: str | os.PathLike[str]) -> None:
         """Write the manifest into the folder of its files."""
         storage.write_json(storage.join(directory, MANIFEST_NAME), {"format_version": FORMAT_VERSION, **asdict(self)})
+
+    def check_files(self, directory: str | os.PathLike[str]) -> None:
+        """Make sure that all files are there, whole and unchanged: their SHA-256 is compared.
+
+        Raises
+        ------
+        StorageError
+            With the first file that is not.
+        """
+        for file in self.files:
+            path = storage.join(directory, file.name)
+            if storage.checksum(path) != file.checksum:
+                raise StorageError(f"{path} has changed since it was staged: stage the data again")
 
     @classmethod
     def read(cls, directory: str | os.PathLike[str]) -> "Manifest":
@@ -123,25 +150,29 @@ class Manifest:
 
     @classmethod
     def _from_facts(cls, facts: Mapping[str, Any]) -> "Manifest":
-        dtype, label_width = facts["label_dtype"], facts["label_width"]
-        if dtype not in ("int64", "float32"):
-            raise ValueError(f"label_dtype {dtype!r} is neither int64 nor float32")
+        fields = tuple(_field_from_facts(field) for field in facts["fields"])
+        if not fields or len({field.key for field in fields}) < len(fields):
+            raise ValueError("fields must be listed once each")
         files = tuple(_file_from_facts(file) for file in facts["files"])
-        if not files or [file.name for file in files] != sorted({file.name for file in files}):
+        numbers = [part_number(file.name) or 0 for file in files]
+        if not files or numbers != sorted(set(numbers)):
             raise ValueError("files must be listed once each, in order")
-        return cls(
-            feature_columns=tuple(str(name) for name in facts["feature_columns"]),
-            label_column=str(facts["label_column"]),
-            feature_width=_count(facts["feature_width"]),
-            label_dtype=dtype,
-            label_width=None if label_width is None else _count(label_width),
-            files=files,
-        )
+        return cls(fields=fields, files=files, source=str(facts["source"]))
+
+
+def _field_from_facts(facts: Mapping[str, Any]) -> Field:
+    role, dtype, index = facts["role"], facts["dtype"], facts["index"]
+    if role not in ROLES or dtype not in DTYPES:
+        raise ValueError(f"a field cannot be a {role!r} of {dtype!r}")
+    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+        raise ValueError(f"{index!r} is no number of a field")
+    shape = tuple(_count(number) for number in facts["shape"])
+    return Field(role, index, str(facts["name"]), dtype, shape, str(facts["argument"]))
 
 
 def _file_from_facts(facts: Mapping[str, Any]) -> StagedFile:
     name, digest = facts["name"], facts["checksum"]
-    if not _FILE_NAME.fullmatch(name):
+    if part_number(name) is None:
         raise ValueError(f"{name!r} is no name of a staged file")
     if not _CHECKSUM.fullmatch(digest):
         raise ValueError(f"{digest!r} is no SHA-256")

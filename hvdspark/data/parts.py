@@ -1,9 +1,8 @@
-"""Writing one file of a staged data set: what a Spark task does with its partition. Needs no Spark."""
+"""Writing the files of a staged data set: what a Spark task does with its partition. Needs no Spark."""
 
 import contextlib
-import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -13,30 +12,31 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hvdspark import storage
-from hvdspark.data.columns import ColumnPlan
-from hvdspark.data.values import Problem
+from hvdspark.data.fields import Field
+from hvdspark.data.manifest import part_name
+from hvdspark.data.problems import Problem, gathered
+from hvdspark.data.rows import Rows, differences
 from hvdspark.errors import StorageError
 
-__all__ = ["FEATURES", "LABELS", "PartResult", "write_part"]
-
-FEATURES, LABELS = "features", "label"
-"""Names of the two columns of a staged file."""
+__all__ = ["PartResult", "write_parts"]
 
 _MAX_GROUP_BYTES = 1 << 26  # readers hold two decoded row groups: images of 600 kB must not make groups of 2.4 GB
 
 
 @dataclass(frozen=True)
 class PartResult:
-    """What became of one partition: a file, or what is wrong with its rows, or why it could not be written.
+    """What became of the rows of one partition: a file, or what is wrong with them, or why they could not be written.
 
     Parameters
     ----------
     partition
         Number of the Spark partition.
+    place
+        Which of the data sets the file belongs to: 0 for training, 1 for validation.
     file, rows_per_group, num_bytes, checksum
         The file that was written; the name alone, without the folder.
-    feature_width, label_width
-        Numbers in a row's features and label; the label's is None where it is one number.
+    fields
+        What its rows consist of.
     problems
         What cannot be trained on, one entry a column and kind, counted over the whole partition.
     storage_error
@@ -44,14 +44,19 @@ class PartResult:
     """
 
     partition: int
+    place: int = 0
     file: str = ""
     rows_per_group: tuple[int, ...] = ()
     num_bytes: int = 0
     checksum: str = ""
-    feature_width: int = 0
-    label_width: int | None = None
+    fields: tuple[Field, ...] = ()
     problems: tuple[Problem, ...] = ()
     storage_error: str = ""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the file."""
+        return sum(self.rows_per_group)
 
     def to_json(self) -> str:
         """Return the result as text, for Spark to carry."""
@@ -61,89 +66,141 @@ class PartResult:
     def from_json(cls, text: str) -> Self:
         """Return the result that `to_json` made into text."""
         facts: dict[str, Any] = json.loads(text)
-        problems = []
-        for problem in facts.pop("problems"):
-            widths = problem.pop("widths")
-            problems.append(Problem(**problem, widths=None if widths is None else (widths[0], widths[1])))
-        return cls(**{**facts, "rows_per_group": tuple(facts["rows_per_group"]), "problems": tuple(problems)})
+        facts["rows_per_group"] = tuple(facts["rows_per_group"])
+        facts["fields"] = tuple(Field(**{**field, "shape": tuple(field["shape"])}) for field in facts["fields"])
+        facts["problems"] = tuple(Problem(**problem) for problem in facts["problems"])
+        return cls(**facts)
 
 
-def write_part(
-    batches: "Iterable[pa.RecordBatch]", plan: ColumnPlan, directory: str, partition: int, rows_per_group: int
-) -> PartResult | None:
-    """Write the rows of one partition as one Parquet file; None where there is no row.
+def write_parts(source: Iterable[Rows], places: Sequence[str], partition: int, rows_per_group: int) -> list[PartResult]:
+    """Write the rows of one partition as Parquet files; nothing where there is no row.
 
-    Row groups are filled across batches, so they do not depend on how Spark cuts them. After the first bad row nothing
-    more is written, but the rest is still looked at, so that all bad rows are counted.
+    Row groups are filled across what the source yields, so they do not depend on how Spark cuts it. After the first bad
+    row nothing more is written, but the rest is still looked at, so that all bad rows are counted.
+
+    Parameters
+    ----------
+    source
+        The rows.
+    places
+        The folder of the training data, and that of the validation data where rows carry flags.
+    partition
+        Number of the partition: it gives the files their name.
+    rows_per_group
+        Rows of a row group, at most.
     """
-    source = (batch for batch in batches if batch.num_rows)
-    first = next(source, None)
-    if first is None:
-        return None
-    name = f"part-{partition:05d}.parquet"
-    try:
-        with contextlib.closing(storage.AtomicWriter(storage.join(directory, name))) as file:
-            with contextlib.closing(_GroupWriter(file, rows_per_group)) as groups:
-                problems = _write_rows(itertools.chain([first], source), plan, groups)
-                if problems:
-                    return PartResult(partition, problems=tuple(problems))
-                groups.finish()
-            file.commit()
-            return PartResult(
-                partition=partition,
-                file=name,
-                rows_per_group=tuple(groups.rows_per_group),
-                num_bytes=file.tell(),
-                checksum=file.checksum,
-                feature_width=groups.feature_width,
-                label_width=groups.label_width,
-            )
-    except StorageError as error:
-        return PartResult(partition, storage_error=str(error))
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(contextlib.closing(_PartWriter(folder, partition, rows_per_group))) for folder in places
+        ]
+        try:
+            problems = _write_rows(source, writers)
+            if problems:
+                return [PartResult(partition, problems=tuple(problems))]
+            return [
+                replace(result, partition=partition, place=place)
+                for place, writer in enumerate(writers)
+                if (result := writer.commit()) is not None
+            ]
+        except StorageError as error:
+            return [PartResult(partition, storage_error=str(error))]
 
 
-def _write_rows(batches: "Iterable[pa.RecordBatch]", plan: ColumnPlan, groups: "_GroupWriter") -> list[Problem]:
-    problems: dict[tuple[str, str], Problem] = {}
-    widths: list[int | None] = [None, None]  # of features and labels, once known
+def _write_rows(source: Iterable[Rows], writers: "Sequence[_PartWriter]") -> list[Problem]:
+    problems: list[tuple[int, Problem]] = []
+    fields: tuple[Field, ...] = ()
     seen = 0
-    for batch in batches:
-        converted = plan.read(batch, feature_width=widths[0], label_width=widths[1])
-        for index, array in enumerate((converted.features, converted.labels)):
-            if array is not None and array.ndim == 2:
-                widths[index] = array.shape[1]
-        for problem in converted.problems:
-            key = (problem.column, problem.kind)
-            before = problems.get(key, replace(problem, count=0, first_row=problem.first_row + seen))
-            problems[key] = replace(before, count=before.count + problem.count)
-        if not problems and converted.features is not None and converted.labels is not None:
-            groups.add(converted.features, converted.labels)
-        seen += batch.num_rows
-    return list(problems.values())
+    for rows in source:
+        found = list(rows.problems)
+        if not found:
+            fields = fields or rows.fields
+            found = differences(fields, rows.fields, rows.num_rows)
+        problems += [(seen, replace(problem, place=problem.place or rows.place)) for problem in found]
+        if not problems:
+            for writer, arrays in zip(writers, _shared_out(rows, len(writers)), strict=True):
+                writer.add(fields, arrays)
+        seen += rows.num_rows
+    return gathered(problems)
+
+
+def _shared_out(rows: Rows, num_places: int) -> Iterator[Sequence[NDArray[Any]]]:
+    if num_places == 1:
+        yield rows.arrays
+        return
+    assert rows.flags is not None
+    for flags in (~rows.flags, rows.flags):
+        yield [array[flags] for array in rows.arrays]
+
+
+class _PartWriter:
+    """One file in the making; it appears when it is committed, and not at all where it has no row."""
+
+    def __init__(self, folder: str, partition: int, rows_per_group: int) -> None:
+        self._folder = folder
+        self._name = part_name(partition)
+        self._most_rows = rows_per_group
+        self._file: storage.AtomicWriter | None = None
+        self._groups: _GroupWriter | None = None
+        self._partition = partition
+
+    def add(self, fields: tuple[Field, ...], arrays: Sequence[NDArray[Any]]) -> None:
+        if not len(arrays[0]):
+            return
+        if self._groups is None:
+            subfolder, _, _ = self._name.rpartition("/")
+            if subfolder:
+                storage.make_folder(storage.join(self._folder, subfolder))
+            self._file = storage.AtomicWriter(storage.join(self._folder, self._name))
+            self._groups = _GroupWriter(self._file, fields, self._most_rows)
+        self._groups.add(arrays)
+
+    def commit(self) -> PartResult | None:
+        if self._file is None or self._groups is None:
+            return None
+        self._groups.finish()
+        self._file.commit()
+        return PartResult(
+            self._partition,
+            file=self._name,
+            rows_per_group=tuple(self._groups.rows_per_group),
+            num_bytes=self._file.tell(),
+            checksum=self._file.checksum,
+            fields=self._groups.fields,
+        )
+
+    def close(self) -> None:
+        if self._groups is not None:
+            self._groups.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class _GroupWriter:
     """Fills row groups of equal size across the arrays it is given; owns its buffers and the Parquet writer."""
 
-    def __init__(self, file: storage.AtomicWriter, rows_per_group: int) -> None:
+    def __init__(self, file: storage.AtomicWriter, fields: tuple[Field, ...], most_rows: int) -> None:
         self.rows_per_group: list[int] = []
-        self.feature_width = 0
-        self.label_width: int | None = None
-        self._file = file
-        self._most_rows = rows_per_group
+        self.fields = fields
+        row_bytes = sum(np.dtype(field.dtype).itemsize * field.num_values for field in fields)
+        rows = min(most_rows, max(1, _MAX_GROUP_BYTES // row_bytes))
+        self._buffers = [np.empty((rows, *field.shape), field.dtype) for field in fields]
         self._filled = 0
-        self._writer: Any = None
+        self._schema = pa.schema([pa.field(field.key, _arrow_type(field), nullable=False) for field in fields])
+        # Dictionaries and statistics cost time and help nobody: floats hardly repeat, and rows are never filtered.
+        # Uncompressed, for a row group is decoded by every rank in every epoch.
+        self._writer = pq.ParquetWriter(
+            file, self._schema, compression="none", use_dictionary=False, write_statistics=False
+        )
 
-    def add(self, features: NDArray[np.float32], labels: NDArray[Any]) -> None:
-        if self._writer is None:
-            self._open(features, labels)
-        start = 0
-        while start < len(features):
-            count = min(len(self._features) - self._filled, len(features) - start)
-            self._features[self._filled : self._filled + count] = features[start : start + count]
-            self._labels[self._filled : self._filled + count] = labels[start : start + count]
+    def add(self, arrays: Sequence[NDArray[Any]]) -> None:
+        start, stop, size = 0, len(arrays[0]), len(self._buffers[0])
+        while start < stop:
+            count = min(size - self._filled, stop - start)
+            for buffer, array in zip(self._buffers, arrays, strict=True):
+                buffer[self._filled : self._filled + count] = array[start : start + count]
             self._filled += count
             start += count
-            if self._filled == len(self._features):
+            if self._filled == size:
                 self._flush()
 
     def finish(self) -> None:
@@ -154,40 +211,24 @@ class _GroupWriter:
 
     def close(self) -> None:
         # An unfinished writer would write the file's end when it is collected, into a file that is gone by then.
-        if self._writer is not None:
-            self._writer.is_open = False
-
-    def _open(self, features: NDArray[np.float32], labels: NDArray[Any]) -> None:
-        self.feature_width = features.shape[1]
-        self.label_width = labels.shape[1] if labels.ndim == 2 else None
-        row_bytes = features.itemsize * features.shape[1] + labels.itemsize * (self.label_width or 1)
-        rows = min(self._most_rows, max(1, _MAX_GROUP_BYTES // row_bytes))
-        self._features = np.empty((rows, *features.shape[1:]), features.dtype)
-        self._labels = np.empty((rows, *labels.shape[1:]), labels.dtype)
-        fields = ((FEATURES, self._features), (LABELS, self._labels))
-        self._schema = pa.schema([pa.field(name, _arrow_type(array), nullable=False) for name, array in fields])
-        # Dictionaries and statistics cost time and help nobody: floats hardly repeat, and rows are never filtered.
-        # Uncompressed, for a row group is decoded by every rank in every epoch.
-        self._writer = pq.ParquetWriter(
-            self._file, self._schema, compression="none", use_dictionary=False, write_statistics=False
-        )
+        self._writer.is_open = False
 
     def _flush(self) -> None:
         arrays = [
-            _to_arrow(array[: self._filled], field.type)
-            for array, field in zip((self._features, self._labels), self._schema, strict=True)
+            _to_arrow(buffer[: self._filled], field.type)
+            for buffer, field in zip(self._buffers, self._schema, strict=True)
         ]
         self._writer.write_table(pa.table(arrays, schema=self._schema), row_group_size=self._filled)
         self.rows_per_group.append(self._filled)
         self._filled = 0
 
 
-def _arrow_type(array: NDArray[Any]) -> Any:
-    scalar = pa.from_numpy_dtype(array.dtype)
-    return scalar if array.ndim == 1 else pa.list_(pa.field("element", scalar, nullable=False), array.shape[1])
+def _arrow_type(field: Field) -> Any:
+    # Booleans as bytes: Arrow's own are bits, which numpy has no view of.
+    scalar = pa.uint8() if field.dtype == "bool" else pa.from_numpy_dtype(np.dtype(field.dtype))
+    return pa.list_(pa.field("element", scalar, nullable=False), field.num_values) if field.shape else scalar
 
 
 def _to_arrow(array: NDArray[Any], arrow_type: Any) -> Any:
-    if array.ndim == 1:
-        return pa.array(array)
-    return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), type=arrow_type)
+    flat = pa.array(array.reshape(-1).view(np.uint8) if array.dtype == np.bool_ else array.reshape(-1))
+    return flat if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, type=arrow_type)

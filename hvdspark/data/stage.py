@@ -1,89 +1,111 @@
-"""Export: a DataFrame becomes Parquet row groups and a manifest, in one Spark job, before training starts.
+"""Export: rows of any source become Parquet row groups and a manifest, in one Spark job, before training starts.
 
 The staged data never changes afterwards. Spark may compute a partition twice with other rows (a plan with ``rand``):
 the files are what counts from here on, and their checksums say so.
 
 A task writes the file of its partition under a name that the partition's number gives, all or nothing. A task that runs
 again thus replaces the file by the same one. What cannot be trained on comes back as data, not as an exception, so that
-the driver can say in one sentence what is wrong in the whole table.
+the driver can say in one sentence what is wrong in the whole source.
 """
 
+import functools
 import os
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from hvdspark import storage
-from hvdspark.data.columns import ColumnPlan, explain
-from hvdspark.data.manifest import MANIFEST_NAME, Manifest, StagedFile
-from hvdspark.data.parts import PartResult, write_part
-from hvdspark.data.values import Problem
+from hvdspark.data.manifest import MANIFEST_NAME, Manifest, StagedFile, part_number
+from hvdspark.data.parts import PartResult, write_parts
+from hvdspark.data.problems import Problem, explain
+from hvdspark.data.rows import Rows, differences
+from hvdspark.data.sources import Source
 from hvdspark.data.workers import use_driver_python, workers_explained
 from hvdspark.errors import ConfigurationError, DataError, StorageError
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyspark.sql import DataFrame
-
-__all__ = ["stage"]
+__all__ = ["stage", "stage_apart"]
 
 _NAMED_PARTITIONS = 3  # a message lists the first few partitions, not a thousand
 
 
 def stage(
-    df: "DataFrame", plan: ColumnPlan, directory: str | os.PathLike[str], *, rows_per_group: int = 256
+    source: Source, directory: str | os.PathLike[str], *, rows_per_group: int = 256, identity: str = ""
 ) -> Manifest:
-    """Write a DataFrame's features and labels as Parquet files and a manifest, and return the manifest.
+    """Write the rows of a source as Parquet files and a manifest, and return the manifest.
 
     Parameters
     ----------
-    df
-        A classic or Spark Connect DataFrame. It is computed once, by one job; its partitioning is kept (one file for
-        each partition that has rows).
-    plan
-        What its features and labels are (`hvdspark.data.columns.plan_columns`); with a label.
+    source
+        Where rows come from. It is computed once, by one job; its partitioning is kept (one file for each partition
+        that has rows, a thousand files to a folder).
     directory
         Path or URL that the driver and all workers reach. It is made; where it is there, it must be empty, or hold what
         an earlier call left that was killed.
     rows_per_group
         Rows of a row group, at most: the unit of reading. Rows of 32 groups are mixed with each other, and held in
         memory together. Groups also end at 64 MiB.
+    identity
+        Kept in the manifest: what the data are made from.
 
     Raises
     ------
     DataError
-        Where there is no row, or rows hold nulls, NaN, infinity or arrays of unequal width: one error for the table.
+        Where there is no row, or rows cannot be trained on: one error for the whole source.
     StorageError
         Where the directory cannot be used.
     """
-    if plan.label is None:
+    if source.has_flags:
+        raise ConfigurationError("rows that are held back for validation need a directory of their own: stage_apart")
+    (manifest,) = _stage(source, [os.fspath(directory)], rows_per_group, identity)
+    return manifest
+
+
+def stage_apart(
+    source: Source,
+    directory: str | os.PathLike[str],
+    validation_directory: str | os.PathLike[str],
+    *,
+    rows_per_group: int = 256,
+    identity: str = "",
+) -> tuple[Manifest, Manifest]:
+    """Write the rows that are held back for validation apart from the others; otherwise as `stage`.
+
+    Both come from one pass: also where Spark computes a plan twice with other rows, each row is in one of them.
+    """
+    places = [os.fspath(directory), os.fspath(validation_directory)]
+    train, validation = _stage(source, places, rows_per_group, identity)
+    return train, validation
+
+
+def _stage(source: Source, directories: list[str], rows_per_group: int, identity: str) -> list[Manifest]:
+    if source.roles is not None and "label" not in source.roles:
         raise DataError("there is no label column: training needs one")
     if rows_per_group < 1:
         raise ConfigurationError(f"rows_per_group: at least 1 is needed, not {rows_per_group}")
-    place = os.fspath(directory)
-    if storage.is_local(place):
-        place = str(storage.local_path(place).absolute())  # workers may run in another folder
-    was_there = _prepare(place)
-    use_driver_python(df.sparkSession)
-    done = False
+    places = [
+        str(storage.local_path(place).absolute()) if storage.is_local(place) else place for place in directories
+    ]  # workers may run in another folder
+    use_driver_python(source.spark)
+    there, done = [_prepare(place) for place in places], False
     try:
-        results = _run(df, plan, place, rows_per_group)
-        manifest = _combine(plan, results)
-        _check_files(place, manifest)
-        manifest.write(place)
+        manifests = _combine(source, _run(source, places, rows_per_group), identity, len(places))
+        for place, manifest in zip(places, manifests, strict=True):
+            _check_files(place, manifest)
+            manifest.write(place)
         done = True
     finally:
         if not done:
-            _clear(place, keep_directory=was_there)
-    return manifest
+            for place, was_there in zip(places, there, strict=True):
+                _clear(place, keep_directory=was_there)
+    return manifests
 
 
 def _prepare(directory: str) -> bool:
     """Make the directory ready; tell whether it was there."""
     was_there = storage.exists(directory)
-    left = [name.rpartition("/")[2] for name in storage.list_files(directory)] if was_there else []
+    left = [_below(directory, path) for path in storage.list_files(directory, recursive=True)] if was_there else []
     if MANIFEST_NAME in left:
         raise StorageError(f"{directory} holds a staged data set already: read its manifest, or give another directory")
-    strange = [name for name in left if not name.startswith("part-")]
+    strange = [name for name in left if part_number(name) is None]
     if strange:
         raise StorageError(f"{directory} is not empty ({strange[0]} is there): give an empty or a new directory")
     if left:  # of a call that was killed before it wrote the manifest
@@ -96,65 +118,62 @@ def _clear(directory: str, *, keep_directory: bool) -> None:
     if not keep_directory:
         storage.remove_tree(directory)
         return
-    for file in storage.list_files(directory):  # one by one: the caller's folder keeps its permissions
-        storage.remove_tree(file)
+    for name in {_below(directory, path).partition("/")[0] for path in storage.list_files(directory, recursive=True)}:
+        storage.remove_tree(storage.join(directory, name))  # one by one: the caller's folder keeps its permissions
 
 
-def _run(df: "DataFrame", plan: ColumnPlan, directory: str, rows_per_group: int) -> list[PartResult]:
-    task = _task(plan, directory, rows_per_group)
+def _below(directory: str, path: str) -> str:
+    return path.removeprefix(storage.join(directory, "x")[:-1])
+
+
+def _run(source: Source, places: list[str], rows_per_group: int) -> list[PartResult]:
     with workers_explained():
-        rows = df.select(*plan.select()).mapInArrow(task, "result string").collect()
-    return sorted((PartResult.from_json(row["result"]) for row in rows), key=lambda result: result.partition)
+        texts = source.run(functools.partial(_write, places, rows_per_group))
+    results = [PartResult.from_json(text) for text in texts]
+    return sorted(results, key=lambda result: (result.place, result.partition))
 
 
-def _task(
-    plan: ColumnPlan, directory: str, rows_per_group: int
-) -> "Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]":
-    def write(batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
-        import pyarrow as pa
-        from pyspark import TaskContext
-
-        context = TaskContext.get()
-        if context is None:
-            raise RuntimeError("this runs inside a Spark task only")
-        result = write_part(batches, plan, directory, context.partitionId(), rows_per_group)
-        if result is not None:
-            yield pa.RecordBatch.from_pydict({"result": [result.to_json()]})
-
-    return write
+def _write(places: list[str], rows_per_group: int, rows: Iterable[Rows], partition: int) -> list[str]:
+    return [result.to_json() for result in write_parts(rows, places, partition, rows_per_group)]
 
 
-def _combine(plan: ColumnPlan, results: list[PartResult]) -> Manifest:
+def _combine(source: Source, results: list[PartResult], identity: str, num_places: int) -> list[Manifest]:
     failed = next((result for result in results if result.storage_error), None)
     if failed is not None:
         raise StorageError(f"partition {failed.partition} was not written: {failed.storage_error}")
-    _check_problems(results)
+    _check_problems(source, results)
     if not results:
-        raise DataError("the DataFrame is empty: there is no row to train on. Look at the filters and joins before it")
+        raise DataError(f"{source.name} is empty: there is no row to train on. Look at the filters and joins before it")
+    _check_fields(source, results)
+    manifests = []
+    for place in range(num_places):
+        found = [result for result in results if result.place == place]
+        if not found:
+            why = "false: no row is left to train on" if place == 0 else "true: no row is left to validate with"
+            raise DataError(f"the validation column of {source.name} is never {why}")
+        files = tuple(StagedFile(r.file, r.rows_per_group, r.num_bytes, r.checksum) for r in found)
+        manifests.append(Manifest(results[0].fields, files, identity))
+    return manifests
+
+
+def _check_fields(source: Source, results: Sequence[PartResult]) -> None:
+    """Compare what the partitions' rows consist of; one error for the first field that differs."""
     first = results[0]
-    _check_widths(plan.feature_names, [(result, result.feature_width) for result in results])
-    _check_widths(str(plan.label), [(result, result.label_width or 1) for result in results])
-    return Manifest(
-        feature_columns=plan.features,
-        label_column=str(plan.label),
-        feature_width=first.feature_width,
-        label_dtype=plan.label_dtype,
-        label_width=first.label_width,
-        files=tuple(StagedFile(r.file, r.rows_per_group, r.num_bytes, r.checksum) for r in results),
-    )
+    found = [
+        (other, problem) for other in results for problem in differences(first.fields, other.fields, other.num_rows)
+    ]
+    if not found:
+        return
+    result, problem = found[0]
+    count = sum(each.count for _, each in found if (each.column, each.kind) == (problem.column, problem.kind))
+    ours, _, theirs = problem.detail.removesuffix(" values").partition(" and ")
+    where = f"{ours} in partition {first.partition}, {theirs} in partition {result.partition}"
+    if problem.kind == "parts":
+        where = f"partitions {first.partition} and {result.partition} differ"
+    raise DataError(explain(replace(problem, count=count), where, noun=source.noun))
 
 
-def _check_widths(column: str, widths: list[tuple[PartResult, int]]) -> None:
-    first, width = widths[0]
-    others = [(result, other) for result, other in widths if other != width]
-    if others:
-        result, other = others[0]
-        rows = sum(sum(result.rows_per_group) for result, _ in others)
-        where = f"{width} in partition {first.partition}, {other} in partition {result.partition}"
-        raise DataError(explain(Problem(column, "width", rows, 0, (width, other)), where))
-
-
-def _check_problems(results: list[PartResult]) -> None:
+def _check_problems(source: Source, results: Sequence[PartResult]) -> None:
     found: dict[tuple[str, str], list[tuple[int, Problem]]] = {}
     for result in results:
         for problem in result.problems:
@@ -167,14 +186,16 @@ def _check_problems(results: list[PartResult]) -> None:
         named = [f"{problem.count} in partition {partition}" for partition, problem in places[:_NAMED_PARTITIONS]]
         if len(places) > _NAMED_PARTITIONS:
             named.append(f"the others in {len(places) - _NAMED_PARTITIONS} more partitions")
-        where = f"{', '.join(named)}; the first is row {first.first_row} of partition {first_partition}"
+        where = ", ".join(named)
+        if first.kind != "unreadable":
+            where += f"; the first is row {first.first_row} of {first.place or f'partition {first_partition}'}"
         total = sum(problem.count for _, problem in places)
-        texts.append(explain(Problem(first.column, first.kind, total, first.first_row, first.widths), where))
+        texts.append(explain(Problem(first.column, first.kind, total, 0, first.detail), where, noun=source.noun))
     raise DataError("; ".join(texts))
 
 
 def _check_files(directory: str, manifest: Manifest) -> None:
-    there = {name.rpartition("/")[2] for name in storage.list_files(directory)}
+    there = {_below(directory, path) for path in storage.list_files(directory, recursive=True)}
     missing = [file.name for file in manifest.files if file.name not in there]
     if missing:
         raise StorageError(

@@ -2,7 +2,7 @@
 
 from hvdspark.masters.averaging import ParameterAveragingTrainingMaster
 from hvdspark.masters.base import TrainingMaster
-from hvdspark.masters.parcel import Parcel
+from hvdspark.masters.parcel import Parcel, PortableFunction
 from hvdspark.masters.shared import SharedTrainingMaster
 
-__all__ = ["ParameterAveragingTrainingMaster", "Parcel", "SharedTrainingMaster", "TrainingMaster"]
+__all__ = ["ParameterAveragingTrainingMaster", "Parcel", "PortableFunction", "SharedTrainingMaster", "TrainingMaster"]

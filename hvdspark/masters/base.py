@@ -12,10 +12,11 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 
 from hvdspark import storage
 from hvdspark.config import Configuration
-from hvdspark.data import ColumnPlan, Manifest, Table, stage
-from hvdspark.errors import ConfigurationError, DataError, RankMismatch
-from hvdspark.masters.placement import LAUNCHERS, absolute, choose_launcher, open_run_directory
+from hvdspark.data import Source
+from hvdspark.errors import ConfigurationError, RankMismatch
+from hvdspark.masters.placement import LAUNCHERS, choose_launcher, open_run_directory
 from hvdspark.masters.progress import ProgressBar
+from hvdspark.masters.staging import StagedData, check_alike, staged
 from hvdspark.masters.workers import count_workers
 from hvdspark.network import Network
 from hvdspark.stats import RankStats, TrainingStats
@@ -51,7 +52,9 @@ class TrainingMaster(Configuration, abc.ABC):
     launcher : {"barrier", "horovod_spark", "local"} or Launcher
         What starts the ranks: one Spark barrier stage, `horovod.spark.run`, or processes of this host (for tests).
     export_directory : str, optional
-        Path or URL under which data are staged. None: in the run directory.
+        Path or URL under which data are staged. They stay there, and a later fit on the same data, columns and options
+        in the same session uses them again. None: in the run directory, from which they are removed after the fit. What
+        Spark reads from anything but files (JDBC, say) may change unnoticed: give each state of it a directory.
     worker_prefetch_num_batches : int
         Batches that a rank reads ahead.
     rng_seed : int, optional
@@ -171,10 +174,10 @@ class TrainingMaster(Configuration, abc.ABC):
         self,
         spark: SparkSession,
         network: Network,
-        train: Table,
+        train: Source,
         *,
         epochs: int = 1,
-        validation: Table | None = None,
+        validation: Source | None = None,
         run_directory: str | None = None,
     ) -> TrainingResult:
         """Stage the data, train on all ranks, and put the trained weights into the network.
@@ -185,8 +188,9 @@ class TrainingMaster(Configuration, abc.ABC):
             Where data are staged and, by most launchers, ranks run.
         network : Network
             What to train; its module holds the trained weights afterwards.
-        train, validation : Table
-            What to train on, and what to score after each epoch; their labels are of one dtype.
+        train, validation : Source
+            What to train on, and what to score after each epoch: rows of the same features and labels. A training
+            source may hold rows back for validation itself.
         epochs : int
             Passes over the training data.
         run_directory : str, optional
@@ -198,41 +202,32 @@ class TrainingMaster(Configuration, abc.ABC):
         # Whatever can be refused is refused before the data are staged, which can take long.
         network.check_portable()
         if validation is not None:
-            _check_same_labels(train.plan, validation.plan)
+            check_alike(train, validation)
+        for source in (train, validation):
+            network.check_roles((source and source.roles) or ())
         launcher = choose_launcher(self.launcher, spark, self.device)
         num_workers = self.num_workers or count_workers(spark, launcher, self.workers_per_node, self.device)
         launcher.check(num_workers)
         with open_run_directory(spark, run_directory) as directory:
-            parent = directory if self.export_directory is None else absolute(self.export_directory)
-            staging = storage.join(parent, f"staged-{secrets.token_hex(4)}")
-            try:
-                job = self._staged_job(network, train, validation, epochs, directory, staging)
-                staged = time.perf_counter()
+            with staged(train, validation, directory, self.export_directory) as data:
+                network.check_roles({field.role for field in data.fields})
+                job = self._job(network, data, epochs, directory)
+                ready = time.perf_counter()
                 _LOG.info("training %d parameters on %d ranks", network.num_parameters, num_workers)
                 with ProgressBar(directory, epochs):
                     reports = launcher.run(work, num_workers, args=(job,))
-            finally:
-                storage.remove_tree(staging)
             _check_agreement(reports)
             weights, _ = storage.read_tensors(storage.join(directory, WEIGHTS_FILE), framework="torch")
             network.load_tensors(weights, source=directory)
         end = time.perf_counter()
-        seconds = {"staging_s": staged - begin, "training_s": end - staged, "total_s": end - begin}
+        seconds = {"staging_s": ready - begin, "training_s": end - ready, "total_s": end - begin}
         return self._result(network, reports, directory, job.seed, seconds)
 
-    def _staged_job(
-        self, network: Network, train: Table, validation: Table | None, epochs: int, directory: str, staging: str
-    ) -> Job:
-        train_directory = storage.join(staging, "train")
-        manifest = stage(train.frame, train.plan, train_directory)
-        validation_directory = None
-        if validation is not None:
-            validation_directory = storage.join(staging, "validation")
-            _check_same_shape(manifest, stage(validation.frame, validation.plan, validation_directory))
+    def _job(self, network: Network, data: StagedData, epochs: int, directory: str) -> Job:
         return Job(
             network=network,
-            train_directory=train_directory,
-            validation_directory=validation_directory,
+            train_directory=data.train,
+            validation_directory=data.validation,
             run_directory=directory,
             epochs=epochs,
             batch_size=self.batch_size_per_worker,
@@ -289,18 +284,3 @@ def _check_agreement(reports: list[RankReport]) -> None:
     if len(found) > 1:
         listed = ", ".join(f"rank {report.rank}: {report.fingerprint:08x}" for report in reports)
         raise RankMismatch(f"the trained weights differ between ranks: {listed}")
-
-
-def _check_same_labels(train: ColumnPlan, validation: ColumnPlan) -> None:
-    if train.label_dtype != validation.label_dtype:
-        raise DataError(
-            f"the label column {train.label!r} has the type {train.label_kind} in the training data and "
-            f"{validation.label_kind} in the validation data: cast one of them, so that both mean the same"
-        )
-
-
-def _check_same_shape(train: Manifest, validation: Manifest) -> None:
-    for name in ("feature_width", "label_width"):
-        ours, theirs = getattr(train, name), getattr(validation, name)
-        if ours != theirs:
-            raise DataError(f"validation data have {name} {theirs}, training data {ours}: give both the same columns")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from hvdspark.errors import ConfigurationError
 from hvdspark.network import Network
 from hvdspark_launch.closure import dump
 
-__all__ = ["Parcel"]
+__all__ = ["Parcel", "PortableFunction"]
 
 
 class Parcel:
@@ -32,3 +36,44 @@ class Parcel:
 
         network: Network = cloudpickle.loads(self._data)
         return network
+
+
+class PortableFunction:
+    """A user's function that every worker can call, also where it stands in a file beside the user's script.
+
+    Parameters
+    ----------
+    function : callable
+        What travels.
+    option : str
+        What it was given as, for the message.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot travel.
+    """
+
+    def __init__(self, function: Callable[..., Any], option: str) -> None:
+        if not callable(function):
+            raise ConfigurationError(f"{option}: a function is needed, this is a {type(function).__name__}")
+        try:
+            self._data = dump(function)
+        except Exception as error:
+            raise ConfigurationError(
+                f"{option} cannot travel to the workers: {type(error).__name__}: {error}. Make inside the function "
+                "what cannot be pickled (locks, sessions, open files)"
+            ) from error
+        self._function: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        import cloudpickle
+
+        if self._function is None:
+            self._function = cloudpickle.loads(self._data)
+        return self._function(*args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what this process has made of the bytes."""
+        return {"_data": self._data, "_function": None}

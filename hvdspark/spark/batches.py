@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from hvdspark.data import ColumnPlan
+from hvdspark.data import ColumnPlan, ColumnReader, Rows, natural
 from hvdspark.masters import Parcel
 from hvdspark.network import Network
 
@@ -21,7 +19,7 @@ __all__ = ["outputs"]
 
 def outputs(
     parcel: Parcel, plan: ColumnPlan, batches: Iterator[pa.RecordBatch], batch_size: int
-) -> Iterator[tuple[pa.RecordBatch, torch.Tensor, NDArray[Any] | None]]:
+) -> Iterator[tuple[pa.RecordBatch, torch.Tensor, Any]]:
     """Run a network over the Arrow batches of a partition, in evaluation mode and without gradients.
 
     Parameters
@@ -41,23 +39,20 @@ def outputs(
         The Arrow batch; what the network says of its rows (`[b, ...]`, probabilities or values); labels, if planned.
     """
     network = parcel.open()
-    module = network.module.eval()
-    width: int | None = None
+    network.module.eval()
+    reader = ColumnReader(plan)
     for batch in batches:
-        if batch.num_rows == 0:
-            continue
-        features, labels = plan.convert(batch, feature_width=width)
-        width = features.shape[1]
-        yield batch, _run(network, module, features, batch_size), labels
+        if batch.num_rows:
+            rows = reader.read(batch).checked()
+            yield batch, _run(network, rows, batch_size), natural(rows.fields, "label", rows.arrays)
 
 
-def _run(
-    network: Network, module: Callable[[torch.Tensor], torch.Tensor], features: NDArray[np.float32], batch_size: int
-) -> torch.Tensor:
+def _run(network: Network, rows: Rows, batch_size: int) -> torch.Tensor:
+    parts = []
     with torch.inference_mode():
-        # from_numpy would warn of Arrow's read-only memory, which a module may not write to: each part is copied
-        parts = [
-            network.readable(module(torch.tensor(features[start : start + batch_size])))
-            for start in range(0, len(features), batch_size)
-        ]
+        for start in range(0, rows.num_rows, batch_size):
+            # from_numpy would warn of Arrow's read-only memory, which a module may not write to: each part is copied
+            tensors = [torch.tensor(array[start : start + batch_size]) for array in rows.arrays]
+            features = natural(rows.fields, "feature", tensors)
+            parts.append(network.readable(network.emit(features, natural(rows.fields, "features_mask", tensors))))
         return torch.cat(parts)

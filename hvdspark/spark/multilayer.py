@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hvdspark.data import Table, plan_columns, use_driver_python
+from hvdspark.data import Table, TableSource, plan_columns, use_driver_python
 from hvdspark.errors import ConfigurationError, UnsupportedError
 from hvdspark.evaluation import Evaluation
 from hvdspark.masters import TrainingMaster
@@ -119,9 +119,9 @@ class SparkMultiLayer:
         self._result = self.training_master.fit(
             self.spark,
             self.network,
-            self._table(data),
+            TableSource(self._table(data)),
             epochs=epochs,
-            validation=None if validation is None else self._table(validation),
+            validation=None if validation is None else TableSource(self._table(validation)),
             run_directory=run_directory,
         )
         return self._result

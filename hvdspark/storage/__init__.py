@@ -14,8 +14,18 @@ folder back.
 
 from hvdspark.storage.files import AtomicWriter, checksum, open_reader, read_bytes, read_json, write_bytes, write_json
 from hvdspark.storage.lines import LineLog, read_lines
-from hvdspark.storage.paths import exists, is_local, join, list_files, local_path, make_directories, remove_tree
-from hvdspark.storage.tensors import read_tensors, write_tensors
+from hvdspark.storage.paths import (
+    exists,
+    is_local,
+    join,
+    list_files,
+    local_path,
+    make_directories,
+    make_folder,
+    remove_tree,
+    version,
+)
+from hvdspark.storage.tensors import read_metadata, read_tensors, write_tensors
 
 __all__ = [
     "AtomicWriter",
@@ -27,12 +37,15 @@ __all__ = [
     "list_files",
     "local_path",
     "make_directories",
+    "make_folder",
     "open_reader",
     "read_bytes",
     "read_json",
     "read_lines",
+    "read_metadata",
     "read_tensors",
     "remove_tree",
+    "version",
     "write_bytes",
     "write_json",
     "write_tensors",

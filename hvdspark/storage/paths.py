@@ -18,9 +18,11 @@ __all__ = [
     "list_files",
     "local_path",
     "make_directories",
+    "make_folder",
     "remote_file_system",
     "remove_tree",
     "storage_errors",
+    "version",
 ]
 
 
@@ -85,6 +87,32 @@ def make_directories(path: str | os.PathLike[str]) -> None:
         else:
             file_system, name = remote_file_system(path)
             file_system.makedirs(name, exist_ok=True)
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make one folder in a folder that is there; nothing happens where it is there itself.
+
+    For a task that may outlive its job: on file systems that know folders it cannot bring a removed one back.
+    """
+    with storage_errors("make the folder", path):
+        if is_local(path):
+            local_path(path).mkdir(exist_ok=True)
+        else:
+            file_system, name = remote_file_system(path)
+            with contextlib.suppress(FileExistsError):
+                file_system.mkdir(name, create_parents=False)
+
+
+def version(path: str | os.PathLike[str]) -> str:
+    """Return a text that changes with a file: its length, and when it was last changed, as its file system tells."""
+    with storage_errors("look at", path):
+        if is_local(path):
+            facts = local_path(path).stat()
+            return f"{facts.st_size} {facts.st_mtime_ns}"
+        file_system, name = remote_file_system(path)
+        info = file_system.info(name)
+        known = ("size", "mtime", "LastModified", "last_modified", "updated", "created", "ETag", "etag")
+        return " ".join(f"{key}={info[key]}" for key in known if key in info)
 
 
 def list_files(path: str | os.PathLike[str], *, recursive: bool = False) -> list[str]:

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hvdspark.errors import StorageError
-from hvdspark.storage.files import AtomicWriter, read_bytes
+from hvdspark.storage.files import AtomicWriter, open_reader, parse_json, read_bytes
+from hvdspark.storage.paths import storage_errors
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["read_tensors", "write_tensors"]
+__all__ = ["read_metadata", "read_tensors", "write_tensors"]
+
+_MAX_HEADER_BYTES = 100_000_000  # what safetensors itself accepts
 
 
 @overload
@@ -69,6 +72,23 @@ def read_tensors(
         raise StorageError(f"{path}: numpy has no dtype {error}: read it with framework='torch'") from error
     header, _ = _split_safetensors(data)
     return tensors, dict(header.get("__metadata__") or {})
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the text values stored beside the tensors of a safetensors file; no tensor is read.
+
+    Raises
+    ------
+    StorageError
+        Where the file cannot be read, or is no safetensors file.
+    """
+    with open_reader(path) as file, storage_errors("read", path):
+        length = int.from_bytes(file.read(8), "little")
+        if length > _MAX_HEADER_BYTES:
+            raise StorageError(f"{path} is no whole safetensors file: its header would be {length} bytes long")
+        header = parse_json(file.read(length), f"the header of {path}")
+    found = header.get("__metadata__") if isinstance(header, dict) else None
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def write_tensors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Iterator
@@ -57,6 +58,7 @@ class Trainer:
         self._optimizer = self._synchroniser(num_threads)
         self._scheduler = self._make_scheduler()
         self._train = Manifest.read(job.train_directory)
+        job.network.check_roles({field.role for field in self._train.fields})
         self._validation = Manifest.read(job.validation_directory) if job.validation_directory else None
         self._examples = 0
         self._steps = 0
@@ -200,9 +202,10 @@ class Trainer:
             self._scheduler.step()
 
     def _loss(self, batch: Batch) -> torch.Tensor:
-        features = batch.features.to(self._device, non_blocking=True)
-        labels = batch.labels.to(self._device, non_blocking=True)
-        return self._network.score(self._module(features), labels)
+        move = functools.partial(_moved, device=self._device)
+        output = self._network.emit(move(batch.features), move(batch.features_mask))
+        labels, mask, weights = move(batch.labels), move(batch.labels_mask), move(batch.weights)
+        return self._network.score(output, labels, labels_mask=mask, weights=weights)
 
     def _validate(self, manifest: Manifest) -> float:
         self._module.eval()
@@ -225,3 +228,12 @@ class Trainer:
         if self._world.rank == 0 and (now - self._last_progress > _PROGRESS_INTERVAL_S or step + 1 == num_steps):
             self._last_progress = now
             self._events.write("progress", epoch=epoch, step=step + 1, num_steps=num_steps)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Bring the tensors of a batch to a device, in whatever form they are."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: _moved(each, device) for name, each in value.items()}
+    return tuple(_moved(each, device) for each in value) if isinstance(value, tuple) else value

@@ -93,7 +93,8 @@ def test_a_relative_run_directory_is_the_drivers(spark, table, tmp_path, monkeyp
     assert {path.name for path in (tmp_path / "runs/x").iterdir()} == {"events", "run.json", "weights.safetensors"}
     master = make_master(export_directory="staged")
     assert SparkMultiLayer(spark, make_network(), master).fit(table).score > 0
-    assert list((tmp_path / "staged").iterdir()) == []
+    (staged,) = (tmp_path / "staged").iterdir()
+    assert "manifest.json" in {path.name for path in staged.iterdir()}
 
 
 def test_a_second_run_in_the_same_directory_does_not_show_the_first(spark, table, tmp_path, caplog):

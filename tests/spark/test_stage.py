@@ -8,13 +8,19 @@ import pytest
 
 from hvdspark.data import use_driver_python, workers_explained
 from hvdspark.data.batches import Batches
-from hvdspark.data.columns import plan_columns
+from hvdspark.data.columns import ColumnReader, Table
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.plan import EpochPlan
-from hvdspark.data.stage import stage
+from hvdspark.data.schema import plan_columns
+from hvdspark.data.sources import TableSource
+from hvdspark.data.stage import stage as stage_source
 from hvdspark.errors import ConfigurationError, DataError, EnvironmentMismatch, StorageError
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(180)]
+
+
+def stage(df, plan, directory, **options):
+    return stage_source(TableSource(Table(df, plan)), directory, **options)
 
 
 def names(folder):
@@ -70,7 +76,9 @@ def test_staged_rows_are_the_rows_of_the_table(spark, tmp_path, schema, values):
     assert staged_rows(tmp_path / "out") == sorted(expected)
     assert manifest.num_rows == 53
     assert manifest == Manifest.read(tmp_path / "out")
-    assert manifest.label_dtype == ("int64" if schema.split()[-1] in ("int", "bigint", "boolean") else "float32")
+    assert manifest.of("label")[0].dtype == (
+        "int64" if schema.split()[-1] in ("int", "bigint", "boolean") else "float32"
+    )
     for file in manifest.files:
         metadata = pq.read_metadata(tmp_path / "out" / file.name)
         groups = tuple(metadata.row_group(g).num_rows for g in range(metadata.num_row_groups))
@@ -88,7 +96,7 @@ def test_dense_and_sparse_vectors_become_the_same_matrix(spark, tmp_path):
 def test_vector_labels(spark, tmp_path):
     df = frame(spark, [([float(i)], vector) for i, vector in enumerate(vectors(6))], ["features", "label"])
     manifest = stage(df, plan_columns(df), tmp_path / "out")
-    assert (manifest.label_width, manifest.label_dtype) == (4, "float32")
+    assert [(field.shape, field.dtype) for field in manifest.of("label")] == [((4,), "float32")]
     assert staged_rows(tmp_path / "out") == sorted(
         (tuple(r.features), numbers(r.label.toArray())) for r in df.collect()
     )
@@ -97,7 +105,7 @@ def test_vector_labels(spark, tmp_path):
 def test_several_scalar_columns_in_the_order_given(spark, tmp_path):
     df = frame(spark, [(i, i / 2, i % 2 == 1, i % 3) for i in range(9)], "`a.b` int, c double, d boolean, label short")
     manifest = stage(df, plan_columns(df, features_col=["d", "a.b", "c"]), f"file://{tmp_path}/out")
-    assert manifest.feature_columns == ("d", "a.b", "c")
+    assert [field.name for field in manifest.of("feature")] == ["d, a.b, c"]
     assert staged_rows(tmp_path / "out") == sorted(((float(i % 2), float(i), i / 2), i % 3) for i in range(9))
 
 
@@ -304,10 +312,9 @@ def test_predictions_keep_the_tables_own_columns(spark):
     df = spark.createDataFrame([("a", [1.0, 2.0])], "name string, features array<double>")
     plan = plan_columns(df, label_col=None)
     (batch,) = df.select("*", *plan.select()).toArrow().to_batches()
-    features, labels = plan.convert(batch)
+    (features,) = ColumnReader(plan).read(batch).checked().arrays
     np.testing.assert_array_equal(features, np.array([[1.0, 2.0]], np.float32))
     assert features.dtype == np.float32
-    assert labels is None
     assert batch.column("name").to_pylist() == ["a"]
 
 

@@ -6,17 +6,29 @@ import pytest
 
 from hvdspark import storage
 from hvdspark.data import parts
-from hvdspark.data.columns import ColumnPlan
+from hvdspark.data.columns import ColumnField, ColumnPlan
+from hvdspark.data.fields import Field
 from hvdspark.data.manifest import Manifest
-from hvdspark.data.parts import PartResult, write_part
+from hvdspark.data.parts import PartResult, write_parts
 from hvdspark.errors import StorageError
 
-PLAN = ColumnPlan(("x",), "array", "y", "integer")
+FIELDS = (
+    ColumnField("feature", 0, ("x",), "array", "float32"),
+    ColumnField("label", 0, ("y",), "scalar", "int64"),
+)
+PLAN = ColumnPlan(FIELDS)
+
+
+def write_part(batches, directory, partition, rows_per_group):
+    """What becomes of one partition whose rows all go to one place."""
+    results = write_parts(PLAN.rows(batches), [directory], partition, rows_per_group)
+    assert len(results) < 2
+    return results[0] if results else None
 
 
 def batch(features, labels):
     arrays = [pa.array(features, pa.list_(pa.float32())), pa.array(labels, pa.int64())]
-    return pa.RecordBatch.from_arrays(arrays, names=["hvdspark_features", "hvdspark_label"])
+    return pa.RecordBatch.from_arrays(arrays, names=["hvdspark_feature_0", "hvdspark_label_0"])
 
 
 def names(folder):
@@ -50,15 +62,21 @@ def test_other_data_has_another_fingerprint(staged, tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"format_version": 2}, "format version 2, this release reads 1"),
-        ({"label_dtype": "object"}, "label_dtype"),
-        ({"feature_width": -1}, "-1 is no positive"),
-        ({"label_width": 1.5}, "1.5 is no positive"),
+        ({"format_version": 1}, "format version 1, this release reads 2: stage again"),
+        ({"fields": []}, "fields must be listed once each"),
+        ({"field": {"dtype": "object"}}, "'feature' of 'object'"),
+        ({"field": {"role": "secret"}}, "a 'secret' of 'float32'"),
+        ({"field": {"index": -1}}, "-1 is no number of a field"),
+        ({"field": {"shape": [-1]}}, "-1 is no positive"),
+        ({"field": {"shape": [2, 1.5]}}, "1.5 is no positive"),
+        ({"field": {"role": "label"}}, "fields must be listed once each"),
         ({"files": []}, "files must be listed"),
         ({"files": None}, "TypeError"),
-        ({"feature_columns": None}, "TypeError"),
+        ({"fields": None}, "TypeError"),
         ({"file": {"name": "../../etc/passwd"}}, "no name of a staged file"),
         ({"file": {"name": "part-00000.parquet/x"}}, "no name of a staged file"),
+        ({"file": {"name": "00001/part-00000.parquet"}}, "no name of a staged file"),
+        ({"file": {"name": "part-01000.parquet"}}, "no name of a staged file"),
         ({"file": {"checksum": "abc"}}, "is no SHA-256"),
         ({"file": {"rows_per_group": [0]}}, "0 is no positive"),
         ({"file": {"rows_per_group": [True]}}, "True is no positive"),
@@ -68,7 +86,9 @@ def test_damaged_manifests_are_refused(staged, tmp_path, change, text):
     staged([10])
     path = tmp_path / "manifest.json"
     facts = json.loads(path.read_text())
-    facts["files"][0].update(change.pop("file", {}))
+    facts["files"][0].update(change.get("file", {}))
+    facts["fields"][0].update(change.get("field", {}))
+    change = {key: value for key, value in change.items() if key not in ("file", "field")}
     path.write_text(json.dumps({**facts, **change}))
     with pytest.raises(StorageError, match=text) as caught:
         Manifest.read(tmp_path)
@@ -93,26 +113,27 @@ def test_a_folder_without_a_manifest_holds_no_data_set(tmp_path):
 def test_the_file_does_not_depend_on_how_batches_are_cut(tmp_path, cut):
     features, labels = [[float(i), 0.5] for i in range(23)], list(range(23))
     source = [batch(features[i : i + cut], labels[i : i + cut]) for i in range(0, 23, cut)]
-    result = write_part([batch([], []), *source], PLAN, str(tmp_path), 4, 10)
-    whole = write_part([batch(features, labels)], PLAN, str(tmp_path), 5, 10)
+    result = write_part([batch([], []), *source], str(tmp_path), 4, 10)
+    whole = write_part([batch(features, labels)], str(tmp_path), 5, 10)
     assert result.rows_per_group == (10, 10, 3)
-    assert (result.file, result.partition, result.feature_width) == ("part-00004.parquet", 4, 2)
+    assert (result.file, result.partition, result.place) == ("part-00004.parquet", 4, 0)
+    assert result.fields == (Field("feature", 0, "x", "float32", (2,)), Field("label", 0, "y", "int64", ()))
     assert (result.checksum, result.num_bytes) == (whole.checksum, whole.num_bytes)
     table = pq.read_table(tmp_path / result.file)
-    assert table.column("features").to_pylist() == features
-    assert table.column("label").to_pylist() == labels
+    assert table.column("feature_0").to_pylist() == features
+    assert table.column("label_0").to_pylist() == labels
     assert PartResult.from_json(result.to_json()) == result
 
 
 def test_wide_rows_make_smaller_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "_MAX_GROUP_BYTES", 60)  # a row is 2 x 4 + 8 bytes
-    result = write_part([batch([[1.0, 2.0]] * 7, [0] * 7)], PLAN, str(tmp_path), 0, 100)
+    result = write_part([batch([[1.0, 2.0]] * 7, [0] * 7)], str(tmp_path), 0, 100)
     assert result.rows_per_group == (3, 3, 1)
 
 
 def test_no_rows_make_no_file(tmp_path):
-    assert write_part([], PLAN, str(tmp_path), 0, 10) is None
-    assert write_part([batch([], [])], PLAN, str(tmp_path), 0, 10) is None
+    assert write_part([], str(tmp_path), 0, 10) is None
+    assert write_part([batch([], [])], str(tmp_path), 0, 10) is None
     assert names(tmp_path) == []
 
 
@@ -126,9 +147,13 @@ def test_bad_rows_are_counted_and_leave_no_file(tmp_path):
         batch([None, [1.0, 2.0]], [0, None]),
         batch([[1.0, 2.0]], [1]),
     ]
-    result = write_part(source, PLAN, str(tmp_path), 3, 2)
-    found = {(p.column, p.kind): (p.count, p.first_row, p.widths) for p in result.problems}
-    assert found == {("x", "null"): (2, 5, None), ("y", "null"): (1, 9, None), ("x", "width"): (1, 10, (1, 2))}
+    result = write_part(source, str(tmp_path), 3, 2)
+    found = {(p.column, p.kind): (p.count, p.first_row, p.detail) for p in result.problems}
+    assert found == {
+        ("x", "null"): (2, 5, ""),
+        ("y", "null"): (1, 9, ""),
+        ("x", "width"): (1, 10, "1 and 2 values"),
+    }
     assert PartResult.from_json(result.to_json()) == result
     assert names(tmp_path) == []
 
@@ -142,11 +167,11 @@ def test_a_full_disk_is_a_result_and_leaves_no_file(tmp_path, monkeypatch):
         return real(self, data)
 
     monkeypatch.setattr(storage.AtomicWriter, "write", write)
-    result = write_part([batch([[1.0] * 50] * 100, [0] * 100)], PLAN, str(tmp_path), 0, 10)
+    result = write_part([batch([[1.0] * 50] * 100, [0] * 100)], str(tmp_path), 0, 10)
     assert "no space left" in result.storage_error
     assert names(tmp_path) == []
 
 
 def test_a_folder_that_a_worker_does_not_see_is_a_result(tmp_path):
-    result = write_part([batch([[1.0]], [0])], PLAN, str(tmp_path / "gone"), 0, 10)
+    result = write_part([batch([[1.0]], [0])], str(tmp_path / "gone"), 0, 10)
     assert "every host reaches" in result.storage_error

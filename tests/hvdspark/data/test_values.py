@@ -4,10 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvdspark.data.columns import ColumnPlan
-from hvdspark.data.values import Problem, read_lists, read_scalars
+from hvdspark.data.columns import ColumnField, ColumnPlan, ColumnReader
+from hvdspark.data.problems import Problem
+from hvdspark.data.values import read_lists, read_scalars
 from hvdspark.errors import DataError
 
+SCALARS = ColumnField("feature", 0, ("a", "b"), "scalars", "float32")
 SOMETIMES_BAD = st.one_of(
     st.floats(-(2.0**100), 2.0**100, width=32), st.sampled_from([None, np.nan, np.inf, -np.inf, 1e300])
 )
@@ -53,8 +55,8 @@ def test_lists_are_read_or_their_problem_is_counted(rows, offset, kind):
 
 def test_unequal_and_empty_lists():
     column = pa.array([[1.0, 2.0], [1.0], [3.0, 4.0], []])
-    assert read_lists(column, "x") == (None, Problem("x", "width", 2, 1, (2, 1)))
-    assert read_lists(column, "x", 1) == (None, Problem("x", "width", 3, 0, (1, 2)))
+    assert read_lists(column, "x") == (None, Problem("x", "width", 2, 1, "2 and 1 values"))
+    assert read_lists(column, "x", (1,)) == (None, Problem("x", "width", 3, 0, "1 and 2 values"))
     assert read_lists(pa.array([[], []], pa.list_(pa.float32())), "x") == (None, Problem("x", "empty", 2, 0))
 
 
@@ -71,32 +73,34 @@ def test_large_integers_keep_every_digit():
 
 
 def test_convert_names_every_bad_column_at_once():
-    plan = ColumnPlan(("a", "b"), "scalar", "y", "integer")
+    plan = ColumnPlan((SCALARS, ColumnField("label", 0, ("y",), "scalar", "int64")))
     batch = pa.RecordBatch.from_pydict(
         {
-            "hvdspark_features_0": pa.array([1.0, None]),
-            "hvdspark_features_1": pa.array([np.nan, 2.0]),
-            "hvdspark_label": pa.array([1, None]),
+            "hvdspark_feature_0_0": pa.array([1.0, None]),
+            "hvdspark_feature_0_1": pa.array([np.nan, 2.0]),
+            "hvdspark_label_0": pa.array([1, None]),
         }
     )
     with pytest.raises(DataError) as caught:
-        plan.convert(batch)
+        ColumnReader(plan).read(batch).checked()
     for text in ("'a' has nulls in 1 row (the first is row 1 of this batch)", "'b' has NaN", "'y' has nulls"):
         assert text in str(caught.value)
 
 
 def test_convert_stacks_scalars_in_order():
-    plan = ColumnPlan(("a", "b"), "scalar", "y", "float")
-    names = ["hvdspark_features_0", "hvdspark_features_1", "hvdspark_label"]
+    plan = ColumnPlan((SCALARS, ColumnField("label", 0, ("y",), "scalar", "float32")))
+    names = ["hvdspark_feature_0_0", "hvdspark_feature_0_1", "hvdspark_label_0"]
     batch = pa.RecordBatch.from_arrays([pa.array([1, 2]), pa.array([True, False]), pa.array([0.5, 1.5])], names=names)
-    features, labels = plan.convert(batch)
+    features, labels = ColumnReader(plan).read(batch).checked().arrays
     np.testing.assert_array_equal(features, np.array([[1, 1], [2, 0]], np.float32), strict=True)
     np.testing.assert_array_equal(labels, np.array([0.5, 1.5], np.float32), strict=True)
 
 
 def test_convert_holds_the_width_that_is_known():
-    plan = ColumnPlan(("x",), "array")
-    batch = pa.RecordBatch.from_pydict({"hvdspark_features": pa.array([[1.0, 2.0]])})
-    assert plan.convert(batch, feature_width=2)[1] is None
-    with pytest.raises(DataError, match=r"'x' has arrays of unequal width \(3 and 2 values\)"):
-        plan.convert(batch, feature_width=3)
+    reader = ColumnReader(ColumnPlan((ColumnField("feature", 0, ("x",), "array", "float32"),)))
+    two, three = (
+        pa.RecordBatch.from_pydict({"hvdspark_feature_0": pa.array([row])}) for row in ([1.0, 2.0], [0.0] * 3)
+    )
+    assert [array.shape for array in reader.read(two).checked().arrays] == [(1, 2)]
+    with pytest.raises(DataError, match=r"'x' has arrays of unequal width \(2 and 3 values\)"):
+        reader.read(three).checked()

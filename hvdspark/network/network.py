@@ -1,9 +1,9 @@
-"""What every front end trains: a module, a loss, an optimizer factory, and what its output means."""
+"""A network: what is trained, what its output means, and how it is kept."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from hvdspark import storage
 from hvdspark.errors import ConfigurationError, ModelError, StorageError
+from hvdspark.network.scores import example_losses, takes, unreduced
+from hvdspark.network.targets import CLASS_LOSSES, name_of, target_for
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -22,17 +24,6 @@ __all__ = ["Network"]
 _FORMAT = 1
 _WEIGHTS = "model.safetensors"
 _FACTS = "network.json"
-
-CLASS_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss)
-VALUE_LOSSES = (
-    nn.MSELoss,
-    nn.L1Loss,
-    nn.SmoothL1Loss,
-    nn.HuberLoss,
-    nn.BCELoss,
-    nn.BCEWithLogitsLoss,
-    nn.PoissonNLLLoss,
-)
 
 
 def _softmax(output: torch.Tensor) -> torch.Tensor:
@@ -49,10 +40,15 @@ class Network:
     Parameters
     ----------
     module : torch.nn.Module
-        Maps one feature tensor `[b, w] float32` to one output. After a fit it holds the trained weights.
+        Maps the features `[b, ...]` to one output. With several inputs it is called with all of them, in order or by
+        argument name. With a features mask it is called with ``features_mask=`` as well, in the form of the features.
+        After a fit it holds the trained weights.
     loss : callable
         ``(output, target) -> scalar``, the mean over the examples of the batch. Batches are weighted by their examples,
-        also where a loss weighs classes.
+        also where a loss weighs classes. With several outputs it is called with a tuple of outputs and one of targets.
+        A labels mask goes to a loss that takes ``labels_mask=``; else each example's loss is its mean over what counts.
+        Weights multiply each example's loss. Both need the loss of each example: a loss of torch.nn, or a function that
+        takes ``reduction="none"``.
     optimizer : callable
         A factory ``parameters -> torch.optim.Optimizer``: ``functools.partial(torch.optim.SGD, lr=0.05)``.
     lr_scheduler : callable, optional
@@ -74,7 +70,7 @@ class Network:
     def __init__(
         self,
         module: nn.Module,
-        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        loss: Callable[..., torch.Tensor],
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         *,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
@@ -89,7 +85,7 @@ class Network:
             raise ConfigurationError(f"Network.loss: {loss.__name__} is a class; give an instance: {loss.__name__}()")
         if getattr(loss, "reduction", "mean") != "mean":
             raise ConfigurationError(
-                f"Network.loss: {_name(loss)} has a reduction of its own: it must return the mean over the batch "
+                f"Network.loss: {name_of(loss)} has a reduction of its own: it must return the mean over the batch "
                 "(reduction='mean'), since batches are weighted by their examples"
             )
         if isinstance(optimizer, torch.optim.Optimizer):
@@ -142,37 +138,105 @@ class Network:
             return output.sigmoid()
         return _identity(output)
 
-    def score(self, output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def check_roles(self, roles: Collection[str]) -> None:
+        """Make sure that what rows consist of can act.
+
+        Parameters
+        ----------
+        roles : collection of str
+            The roles of their fields, as `hvdspark.data.fields` names them.
+
+        Raises
+        ------
+        ConfigurationError
+            If a mask or weights would reach nobody; the message names the fix.
+        """
+        if "features_mask" in roles and not takes(self.module, "features_mask"):
+            raise ConfigurationError(
+                f"Network.module: there is a features mask, but {type(self.module).__name__}.forward takes no argument "
+                "features_mask: add it, or leave the mask out"
+            )
+        if "weight" in roles:
+            unreduced(self.loss, "a weight column")
+        if "labels_mask" in roles and not takes(self.loss, "labels_mask"):
+            unreduced(self.loss, "a labels mask")
+
+    def emit(self, features: Any, features_mask: Any = None) -> Any:
+        """Call the module.
+
+        Parameters
+        ----------
+        features : torch.Tensor, tuple or dict of them
+            One input; several in order; several by argument name.
+        features_mask : torch.Tensor, tuple or dict of them, optional
+            In the same form; handed on as the argument ``features_mask``.
+        """
+        more = {} if features_mask is None else {"features_mask": features_mask}
+        if isinstance(features, dict):
+            return self.module(**features, **more)
+        return self.module(*features, **more) if isinstance(features, tuple) else self.module(features, **more)
+
+    def score(
+        self, output: Any, labels: Any, *, labels_mask: Any = None, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Compute the mean loss of a batch, without regularisation.
 
         Parameters
         ----------
         output : torch.Tensor
-            What the module emitted, `[b, ...]`.
+            What the module emitted, `[b, ...]`. With several outputs: a tuple or list of them.
         labels : torch.Tensor
-            `[b] int64`, `[b] float32` or `[b, k] float32`, as the data path delivers them.
+            `[b] int64`, `[b] float32` or `[b, ...]`, as the data path delivers them. With several outputs: a tuple.
+        labels_mask : torch.Tensor, optional
+            `[b, ...] bool`; a tuple with several outputs.
+        weights : torch.Tensor, optional
+            `[b] float32`: each example's loss is multiplied by its own; the mean is over the number of examples.
 
         Raises
         ------
         ModelError
             If the output is no tensor, labels do not fit it, or the loss is not a scalar.
+        ConfigurationError
+            If the loss has no use for a mask or weights.
         """
+        target = self._target(output, labels)
+        mask_of_loss = {}
+        if labels_mask is not None and takes(self.loss, "labels_mask"):
+            mask_of_loss, labels_mask = {"labels_mask": labels_mask}, None
+        if labels_mask is None and weights is None:
+            return self._scalar(self.loss(output, target, **mask_of_loss))
+        loss = unreduced(self.loss, "a weight column" if labels_mask is None else "a labels mask")
+        if isinstance(labels_mask, tuple):
+            raise ConfigurationError(
+                f"Network.loss: with several outputs a labels mask goes to a loss that takes labels_mask, and "
+                f"{name_of(self.loss)} does not"
+            )
+        each = example_losses(loss(output, target, **mask_of_loss), labels_mask, name_of(self.loss))
+        return (each if weights is None else each * weights).mean()
+
+    def _target(self, output: Any, labels: Any) -> Any:
+        if isinstance(labels, tuple):
+            if not isinstance(output, tuple | list) or len(output) != len(labels):
+                given = f"{len(output)} outputs" if isinstance(output, tuple | list) else f"a {type(output).__name__}"
+                raise ModelError(
+                    f"there are {len(labels)} labels, but the module returned {given}: return a tuple of all"
+                )
+            return labels
         if not isinstance(output, torch.Tensor):
             raise ModelError(
                 f"the module returned a {type(output).__name__}: wrap it in a module that returns one tensor"
             )
-        value = self.loss(output, self.target_for(output, labels))
-        if not isinstance(value, torch.Tensor) or value.ndim != 0:
-            shown = (
-                f"a tensor of shape {list(value.shape)}"
-                if isinstance(value, torch.Tensor)
-                else f"a {type(value).__name__}"
-            )
-            raise ModelError(
-                f"the loss {_name(self.loss)} returned {shown}: it must return a scalar, the mean over the batch "
-                "(torch's losses do so with reduction='mean')"
-            )
-        return value
+        return self.target_for(output, labels)
+
+    def _scalar(self, value: Any) -> torch.Tensor:
+        if isinstance(value, torch.Tensor) and value.ndim == 0:
+            return value
+        kind = type(value).__name__
+        shown = f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else f"a {kind}"
+        raise ModelError(
+            f"the loss {name_of(self.loss)} returned {shown}: it must return a scalar, the mean over the batch "
+            "(torch's losses do so with reduction='mean')"
+        )
 
     def penalty(self) -> torch.Tensor | None:
         """Compute the regularisation term of the present weights (None where there is none)."""
@@ -195,41 +259,7 @@ class Network:
         ModelError
             If they cannot mean the same thing; the message shows both shapes.
         """
-        if self.is_classifier:
-            return self._class_target(output, labels)
-        if labels.dtype == torch.int64 and not isinstance(self.loss, VALUE_LOSSES) and labels.numel() != output.numel():
-            return labels  # a loss of the user's own: class indices may be what it wants
-        target = labels.to(torch.float32)
-        if target.shape == output.shape:
-            return target
-        if target.ndim == 1 and target.shape[0] == output.shape[0] and target.numel() == output.numel():
-            return target.reshape(output.shape)
-        raise ModelError(
-            f"labels of shape {list(labels.shape)} do not fit an output of shape {list(output.shape)} under "
-            f"{_name(self.loss)}: give the module as many outputs as there are label columns"
-        )
-
-    def _class_target(self, output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        num_classes = output.shape[1] if output.ndim > 1 else 0
-        if labels.is_floating_point() and labels.shape == output.shape and isinstance(self.loss, nn.CrossEntropyLoss):
-            return labels  # one probability a class
-        if labels.ndim != 1 or output.ndim != 2 or labels.shape[0] != output.shape[0]:
-            raise ModelError(
-                f"labels of shape {list(labels.shape)} do not fit an output of shape {list(output.shape)} under "
-                f"{_name(self.loss)}: class indices [b] and outputs [b, classes] are needed"
-            )
-        target = labels.to(torch.int64)
-        if labels.is_floating_point() and not torch.equal(target.to(labels.dtype), labels):
-            bad = labels[target.to(labels.dtype) != labels][0].item()
-            raise ModelError(
-                f"{_name(self.loss)} needs class indices, but a label is {bad}: whole numbers from 0 are needed"
-            )
-        if target.numel() and (int(target.min()) < 0 or int(target.max()) >= num_classes):
-            raise ModelError(
-                f"labels run from {int(target.min())} to {int(target.max())}, the module has {num_classes} outputs: "
-                f"class indices must lie in 0..{num_classes - 1}"
-            )
-        return target
+        return target_for(self.loss, output, labels)
 
     # ---- persistence -------------------------------------------------------------------------------------------
 
@@ -245,7 +275,7 @@ class Network:
             "format": _FORMAT,
             "weights": {"file": _WEIGHTS, "checksum": checksum},
             "module": f"{type(self.module).__module__}.{type(self.module).__qualname__}",
-            "loss": _name(self.loss),
+            "loss": name_of(self.loss),
             "tensors": {name: {"shape": list(t.shape), "dtype": str(t.dtype)} for name, t in tensors.items()},
         }
         storage.write_json(storage.join(directory, _FACTS), facts)
@@ -316,7 +346,3 @@ class Network:
                     f"Network.{name} cannot travel to the workers: {error}. Keep open files, locks, sessions, lambdas "
                     "with such state and hooks out of it, or make them on first use"
                 ) from error
-
-
-def _name(thing: Any) -> str:
-    return getattr(thing, "__name__", type(thing).__name__)

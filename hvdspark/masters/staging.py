@@ -1,0 +1,139 @@
+"""The staged data of a fit: where they lie, how long they live, and when they are used again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import secrets
+from collections.abc import Iterator
+
+from hvdspark import storage
+from hvdspark.data import Field, Manifest, Source, TableSource, stage, stage_apart
+from hvdspark.errors import DataError, StorageError
+from hvdspark.masters.placement import absolute
+
+__all__ = ["StagedData", "check_alike", "staged"]
+
+_LOG = logging.getLogger(__name__)
+_NUMBERS = {"int64": "integer", "float32": "float"}
+
+
+@dataclasses.dataclass(frozen=True)
+class StagedData:
+    """Where the data of a fit lie.
+
+    Parameters
+    ----------
+    train, validation : str
+        Folders of staged data; the second may be None.
+    fields : tuple of Field
+        What a row of the training data consists of.
+    """
+
+    train: str
+    validation: str | None
+    fields: tuple[Field, ...]
+
+
+def check_alike(train: Source, validation: Source) -> None:
+    """Compare what is known of two tables before their rows are read.
+
+    Raises
+    ------
+    DataError
+        If their labels are of different types.
+    """
+    if not (isinstance(train, TableSource) and isinstance(validation, TableSource)):
+        return
+    for ours, theirs in zip(train.table.plan.of("label"), validation.table.plan.of("label"), strict=False):
+        if ours.dtype is not None and theirs.dtype is not None and ours.dtype != theirs.dtype:
+            raise DataError(
+                f"the label column {ours.name!r} has the type {_NUMBERS[ours.dtype]} in the training data and "
+                f"{_NUMBERS[theirs.dtype]} in the validation data: cast one of them, so that both mean the same"
+            )
+
+
+@contextlib.contextmanager
+def staged(
+    train: Source, validation: Source | None, run_directory: str, export_directory: str | None
+) -> Iterator[StagedData]:
+    """Stage the data of a fit for the length of a block.
+
+    Without an export directory they lie in the run directory, and are removed at the end of the block, whatever
+    happens. In an export directory they stay, and what was staged there from the same source in the same way is used
+    again, after its checksums were compared.
+
+    Parameters
+    ----------
+    train, validation : Source
+        Where rows come from; the second may be None, also where the first holds rows back for validation.
+    run_directory, export_directory : str
+        See above.
+    """
+    if export_directory is not None:
+        parent = absolute(export_directory)
+        yield _stage_all(train, validation, parent, keep=True)
+        return
+    parent = storage.join(run_directory, f"staged-{secrets.token_hex(4)}")
+    try:
+        yield _stage_all(train, validation, parent, keep=False)
+    finally:
+        storage.remove_tree(parent)
+
+
+def _stage_all(train: Source, validation: Source | None, parent: str, *, keep: bool) -> StagedData:
+    manifests, places = _stage_one(train, parent, "train", keep=keep)
+    if validation is not None:
+        more, place = _stage_one(validation, parent, "validation", keep=keep)
+        manifests, places = manifests + more, places + place
+    if len(manifests) > 1:
+        _check_same_fields(manifests[0], manifests[1])
+    return StagedData(places[0], places[1] if len(places) > 1 else None, manifests[0].fields)
+
+
+def _stage_one(source: Source, parent: str, name: str, *, keep: bool) -> tuple[list[Manifest], list[str]]:
+    """Stage a source, or find what was staged from it; two folders where it holds rows back."""
+    identity = (source.identity() if keep else None) or ""
+    if keep:
+        name = f"staged-{identity[:16] or secrets.token_hex(8)}"
+    places = [storage.join(parent, each) for each in ([name, f"{name}-validation"] if source.has_flags else [name])]
+    found = _find(places, identity) if identity else None
+    if found is not None:
+        _LOG.info("%s was staged before: %s is used again", source.name, places[0])
+        return found, places
+    if source.has_flags:
+        return list(stage_apart(source, places[0], places[1], identity=identity)), places
+    return [stage(source, places[0], identity=identity)], places
+
+
+def _find(places: list[str], identity: str) -> list[Manifest] | None:
+    """Return the manifests of what was staged before; what is there but is damaged is removed."""
+    found = []
+    for place in places:
+        try:
+            manifest = Manifest.read(place)
+            manifest.check_files(place)
+        except StorageError as error:
+            for each in places:
+                if storage.exists(each):
+                    _LOG.info("%s is staged again: %s", each, error)
+                storage.remove_tree(each)
+            return None
+        if manifest.source != identity:
+            return None
+        found.append(manifest)
+    return found
+
+
+def _check_same_fields(train: Manifest, validation: Manifest) -> None:
+    for role in ("feature", "label"):
+        ours, theirs = train.of(role), validation.of(role)
+        if len(ours) != len(theirs):
+            raise DataError(f"validation data have {len(theirs)} {role} arrays a row, training data {len(ours)}")
+        for one, other in zip(ours, theirs, strict=True):
+            if (one.shape, one.dtype) != (other.shape, other.dtype):
+                raise DataError(
+                    f"{other.name!r} of the validation data is {list(other.shape)} {other.dtype} a row, {one.name!r} "
+                    f"of the training data {list(one.shape)} {one.dtype}: give both the same"
+                )

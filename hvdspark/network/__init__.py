@@ -1,0 +1,6 @@
+"""What every front end trains: a module, a loss, an optimizer factory, and what its output means."""
+
+from hvdspark.network.network import Network
+from hvdspark.network.targets import CLASS_LOSSES, VALUE_LOSSES, target_for
+
+__all__ = ["CLASS_LOSSES", "VALUE_LOSSES", "Network", "target_for"]

@@ -1,0 +1,98 @@
+"""The loss of each example by itself: what weights multiply, and where masks leave parts out."""
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hvdspark.errors import ConfigurationError, ModelError
+from hvdspark.network.targets import name_of
+
+__all__ = ["example_losses", "takes", "unreduced"]
+
+
+def takes(function: Callable[..., Any], argument: str) -> bool:
+    """Tell whether a function (or a module's forward) takes an argument by that name."""
+    called = function.forward if isinstance(function, nn.Module) else function
+    try:
+        parameters = inspect.signature(called).parameters.values()
+    except (TypeError, ValueError):  # made in C, without a signature
+        return False
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD or (parameter.name == argument and parameter.kind in by_name)
+        for parameter in parameters
+    )
+
+
+def unreduced(loss: Callable[..., Any], needed_for: str) -> Callable[..., torch.Tensor]:
+    """Return a loss that gives one number an element (or an example) instead of their mean.
+
+    Parameters
+    ----------
+    loss
+        A module with an attribute ``reduction``, as torch's losses have, or a function that takes ``reduction``.
+    needed_for
+        What needs it, for the message.
+
+    Raises
+    ------
+    ConfigurationError
+        If the loss knows no ``reduction="none"``, or weighs classes, which its mean divides by.
+    """
+    if getattr(loss, "weight", None) is not None and hasattr(loss, "ignore_index"):
+        raise ConfigurationError(
+            f"Network.loss: the class weights of {name_of(loss)} and {needed_for} cannot act together, since its mean "
+            "is divided by the class weights of the batch: multiply them into the weight column instead"
+        )
+    if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
+        own = copy.copy(loss)
+        own.reduction = "none"  # type: ignore[assignment]  # an attribute of torch's losses
+        return own
+    if takes(loss, "reduction"):
+        return lambda output, target, **more: loss(output, target, reduction="none", **more)
+    raise ConfigurationError(
+        f"Network.loss: {needed_for} needs the loss of each example, and {name_of(loss)} gives their mean only: give "
+        'a loss of torch.nn, or a function that takes reduction="none"'
+    )
+
+
+def example_losses(losses: torch.Tensor, mask: torch.Tensor | None, name: str) -> torch.Tensor:
+    """Reduce what an unreduced loss gave to one number an example.
+
+    Parameters
+    ----------
+    losses
+        `[b, ...]`.
+    mask
+        `[b, ...] bool`, with the first axes of `losses` or all of them; None: everything counts.
+    name
+        Of the loss, for the message.
+
+    Returns
+    -------
+    torch.Tensor
+        `[b]`: the mean over the parts of each example that count, 0 where none does. So an example counts the same
+        however much of it is masked, and N ranks equal one rank with the whole batch.
+
+    Raises
+    ------
+    ModelError
+        If the shapes do not fit.
+    """
+    if losses.ndim == 0:
+        raise ModelError(f'the loss {name} returned a scalar under reduction="none": one number an example is needed')
+    if mask is None:
+        return losses.reshape(len(losses), -1).mean(dim=1)
+    if losses.shape[: mask.ndim] != mask.shape:
+        raise ModelError(
+            f"a labels mask of shape {list(mask.shape)} does not fit losses of shape {list(losses.shape)} ({name}): "
+            "give the mask the shape of the labels, or their first axes"
+        )
+    counts = mask.reshape(*mask.shape, *[1] * (losses.ndim - mask.ndim)).expand(losses.shape).reshape(len(losses), -1)
+    # where, not a product: NaN times 0 would be NaN, and what is masked may be anything
+    kept = torch.where(counts, losses.reshape(len(losses), -1), torch.zeros((), device=losses.device))
+    return kept.sum(dim=1) / counts.sum(dim=1).clamp(min=1)
