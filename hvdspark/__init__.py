@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hvdspark.data import Repartition as Repartition
     from hvdspark.data import Repartitioner as Repartitioner
     from hvdspark.data import RepartitionStrategy as RepartitionStrategy
+    from hvdspark.data import TensorColumn as TensorColumn
     from hvdspark.evaluation import Evaluation as Evaluation
     from hvdspark.masters import ParameterAveragingTrainingMaster as ParameterAveragingTrainingMaster
     from hvdspark.masters import SharedTrainingMaster as SharedTrainingMaster
@@ -65,6 +66,7 @@ _ROOMS = {
     "SparkDl4jMultiLayer": "spark",
     "SparkMultiLayer": "spark",
     "TargetSparsityThresholdAlgorithm": "codec",
+    "TensorColumn": "data",
     "ThresholdAlgorithm": "codec",
     "TrainingHook": "training",
     "TrainingListener": "training",

@@ -35,6 +35,7 @@ PUBLIC = [
     "SparkDl4jMultiLayer",
     "SparkMultiLayer",
     "TargetSparsityThresholdAlgorithm",
+    "TensorColumn",
     "ThresholdAlgorithm",
     "TrainingHook",
     "TrainingListener",

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hvdspark.data import Table, TableSource, plan_columns, use_driver_python
+from hvdspark.data import (
+    ColumnPlan,
+    ColumnsLike,
+    Loader,
+    PointLabels,
+    Source,
+    Table,
+    plan_columns,
+    use_driver_python,
+)
 from hvdspark.errors import ConfigurationError, UnsupportedError
 from hvdspark.evaluation import Evaluation
 from hvdspark.masters import TrainingMaster
 from hvdspark.network import Network
 from hvdspark.spark.evaluation import evaluate_classes
 from hvdspark.spark.inference import predict
+from hvdspark.spark.sources import open_source, open_sources, portable_column
 from hvdspark.stats import TrainingStats
 from hvdspark.training import TrainingResult
 
 if TYPE_CHECKING:
+    from pyspark import RDD
     from pyspark.sql import DataFrame, SparkSession
+
+TrainingData: TypeAlias = "DataFrame | RDD[Any] | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
+"""What `fit` takes."""
 
 __all__ = ["SparkDl4jMultiLayer", "SparkMultiLayer"]
 
@@ -32,10 +47,15 @@ class SparkMultiLayer:
         What is trained and used.
     training_master : TrainingMaster, optional
         How it is trained; without one, `fit` is refused.
-    features_col : str or list of str
-        A column of vectors or arrays, or several scalar columns.
-    label_col : str
+    features_col : str, list of str or TensorColumn
+        A column of vectors or arrays; several scalar columns; or a column with its shape, dtype or decode function. All
+        column options serve DataFrames and Parquet files, and are not looked at for RDDs and other files.
+    label_col : str, list of str or TensorColumn
         The label's column.
+    features_mask_col, labels_mask_col : str, optional
+        Columns of 0 and 1, or booleans: which parts of a sequence count (see `Network` for who is told).
+    weight_col : str, optional
+        A column of numbers from 0 on, which each example's loss is multiplied with in training and validation.
     """
 
     def __init__(
@@ -44,22 +64,26 @@ class SparkMultiLayer:
         network: Network,
         training_master: TrainingMaster | None = None,
         *,
-        features_col: str | Sequence[str] = "features",
-        label_col: str = "label",
+        features_col: ColumnsLike = "features",
+        label_col: ColumnsLike = "label",
+        features_mask_col: ColumnsLike | None = None,
+        labels_mask_col: ColumnsLike | None = None,
+        weight_col: str | None = None,
     ) -> None:
         if training_master is not None and not isinstance(training_master, TrainingMaster):
             raise ConfigurationError(
                 f"training_master: a TrainingMaster is needed, this is a {type(training_master).__name__}"
             )
-        if not isinstance(label_col, str):
-            raise ConfigurationError(
-                f"label_col: the name of a column is needed, not {label_col!r}; predict ignores it"
-            )
+        if label_col is None:
+            raise ConfigurationError("label_col: the name of a column is needed, not None; predict ignores it")
+        self.features_col = features_col
+        self.label_col = label_col
+        self.features_mask_col = features_mask_col
+        self.labels_mask_col = labels_mask_col
+        self.weight_col = weight_col
         self.spark = spark
         self.network = network
         self.training_master = training_master
-        self.features_col = features_col if isinstance(features_col, str) else list(features_col)
-        self.label_col = label_col
         self._result: TrainingResult | None = None
         use_driver_python(spark)
 
@@ -86,23 +110,27 @@ class SparkMultiLayer:
 
     def fit(
         self,
-        data: DataFrame,
+        data: TrainingData,
         *,
         epochs: int = 1,
-        validation: DataFrame | None = None,
+        validation: TrainingData | None = None,
+        loader: Loader | None = None,
         run_directory: str | None = None,
     ) -> TrainingResult:
         """Train the network.
 
         Parameters
         ----------
-        data : DataFrame
-            With the columns of features and label. It is staged once, as Parquet, and every row is trained on once an
-            epoch.
+        data : DataFrame, RDD, path or list of paths
+            A DataFrame with the columns of features and label; an RDD of DataSet, MultiDataSet, LabeledPoint, (label,
+            vector) pairs or paths; a folder, a file, or a list of files, saved by DataSet.save or Parquet. It is staged
+            once, and every example is trained on once an epoch.
         epochs : int
             Passes over the data.
-        validation : DataFrame, optional
-            Scored after each epoch.
+        validation : the same, or str, optional
+            Scored after each epoch. The name of a boolean column of the training table: its true rows are held back.
+        loader : callable, optional
+            Reads one file of another format: path -> DataSet or MultiDataSet. It runs on the workers.
         run_directory : str, optional
             Where events and weights go. None: a temporary folder, on a local master only; on a cluster a path or URL
             that the driver and every worker reach.
@@ -111,18 +139,94 @@ class SparkMultiLayer:
         -------
         TrainingResult
             Prints as a small table.
+
+        Raises
+        ------
+        UnsupportedError
+            If data are of no known kind; the message lists the known ones.
+        DataError
+            If something cannot be trained on: one error that names column or file, and the fix. Nothing is left of it.
         """
+        self._master()
+        train, held_back = open_sources(self.spark, data, validation, self._plan, loader)
+        return self._train(train, held_back, epochs, run_directory)
+
+    def fit_labeled_point(
+        self,
+        rdd: RDD[Any],
+        *,
+        epochs: int = 1,
+        validation: RDD[Any] | None = None,
+        run_directory: str | None = None,
+    ) -> TrainingResult:
+        """Train on MLlib's labelled points, or (label, vector) pairs, whose labels are class indices.
+
+        Parameters
+        ----------
+        rdd, validation : RDD of LabeledPoint
+            What is trained on, and what is scored after each epoch.
+        epochs, run_directory
+            As of `fit`.
+
+        Raises
+        ------
+        DataError
+            If an element is no such point, or a label no whole number.
+        """
+        return self._fit_points(rdd, validation, "class", epochs, run_directory)
+
+    def fit_continuous_labeled_point(
+        self,
+        rdd: RDD[Any],
+        *,
+        epochs: int = 1,
+        validation: RDD[Any] | None = None,
+        run_directory: str | None = None,
+    ) -> TrainingResult:
+        """Train on MLlib's labelled points, or (label, vector) pairs, whose labels are real targets.
+
+        Parameters
+        ----------
+        rdd, validation, epochs, run_directory
+            As of `fit_labeled_point`.
+
+        Raises
+        ------
+        ConfigurationError
+            If the loss is one of classes.
+        """
+        if self.network.is_classifier:
+            raise ConfigurationError(
+                f"fit_continuous_labeled_point: real targets are of no use to {type(self.network.loss).__name__}: use "
+                "fit_labeled_point for classes, or another loss"
+            )
+        return self._fit_points(rdd, validation, "value", epochs, run_directory)
+
+    def _fit_points(
+        self, rdd: RDD[Any], validation: RDD[Any] | None, points: PointLabels, epochs: int, run_directory: str | None
+    ) -> TrainingResult:
+        from pyspark import RDD
+
+        self._master()
+        for each in (rdd, validation):
+            if each is not None and not isinstance(each, RDD):
+                raise UnsupportedError(f"an RDD of LabeledPoint is needed, this is a {type(each).__name__}: use fit")
+        train = open_source(self.spark, rdd, self._plan, points=points)
+        other = None if validation is None else open_source(self.spark, validation, self._plan, points=points)
+        return self._train(train, other, epochs, run_directory)
+
+    def _master(self) -> TrainingMaster:
         if self.training_master is None:
             raise ConfigurationError(
                 "fit needs a training master: SparkMultiLayer(spark, network, SharedTrainingMaster(...))"
             )
-        self._result = self.training_master.fit(
-            self.spark,
-            self.network,
-            TableSource(self._table(data)),
-            epochs=epochs,
-            validation=None if validation is None else TableSource(self._table(validation)),
-            run_directory=run_directory,
+        return self.training_master
+
+    def _train(
+        self, train: Source, validation: Source | None, epochs: int, run_directory: str | None
+    ) -> TrainingResult:
+        self._result = self._master().fit(
+            self.spark, self.network, train, epochs=epochs, validation=validation, run_directory=run_directory
         )
         return self._result
 
@@ -132,11 +236,13 @@ class SparkMultiLayer:
         Parameters
         ----------
         data : DataFrame
-            With the columns of features and label.
+            With the columns of features and label; each row counts once, whatever its weight.
         batch_size : int
             Rows that go through the network at a time.
         """
-        return evaluate_classes(self.network, self._table(data), batch_size)
+        if self.labels_mask_col is not None:
+            raise ConfigurationError("labels_mask_col cannot act in evaluate, which counts one class a row")
+        return evaluate_classes(self.network, self._table(data, label_col=self.label_col), batch_size)
 
     def predict(self, data: DataFrame, *, batch_size: int = 64) -> DataFrame:
         """Add `prediction` (class index as a double, or the value) and, for class losses, `probability`.
@@ -148,12 +254,30 @@ class SparkMultiLayer:
         batch_size : int
             Rows that go through the network at a time.
         """
-        return predict(self.network, self._table(data, labelled=False), batch_size)
+        return predict(self.network, self._table(data, label_col=None), batch_size)
 
-    def _table(self, data: Any, *, labelled: bool = True) -> Table:
+    def _table(self, data: Any, *, label_col: ColumnsLike | None) -> Table:
         frame = _dataframe(data)
-        label_col = self.label_col if labelled else None
-        return Table(frame, plan_columns(frame, features_col=self.features_col, label_col=label_col))
+        return Table(
+            frame,
+            plan_columns(
+                frame,
+                features_col=portable_column(self.features_col),
+                label_col=None if label_col is None else portable_column(label_col),
+                features_mask_col=self.features_mask_col,
+            ),
+        )
+
+    def _plan(self, frame: DataFrame, validation_col: str | None) -> ColumnPlan:
+        return plan_columns(
+            frame,
+            features_col=portable_column(self.features_col),
+            label_col=portable_column(self.label_col),
+            features_mask_col=self.features_mask_col,
+            labels_mask_col=self.labels_mask_col,
+            weight_col=self.weight_col,
+            validation_col=validation_col,
+        )
 
 
 def _dataframe(data: Any) -> DataFrame:

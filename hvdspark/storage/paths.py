@@ -132,6 +132,7 @@ def list_files(path: str | os.PathLike[str], *, recursive: bool = False) -> list
                 file_system.find(root_name, maxdepth=None if recursive else 1) if file_system.exists(root_name) else []
             )
             names = [name.strip("/").removeprefix(root_name.strip("/")).lstrip("/") for name in there]
+            names = [name for name in names if name]  # a file is found in itself
     return [join(path, name) for name in sorted(names) if not any(part.startswith(".") for part in name.split("/"))]
 
 
