@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from hvdspark.data import DataSet as DataSet
     from hvdspark.data import DefaultRepartitioner as DefaultRepartitioner
     from hvdspark.data import EqualRepartitioner as EqualRepartitioner
+    from hvdspark.data import ImagePreProcessingScaler as ImagePreProcessingScaler
     from hvdspark.data import MultiDataSet as MultiDataSet
     from hvdspark.data import NoOpRepartitioner as NoOpRepartitioner
+    from hvdspark.data import NormalizerMinMaxScaler as NormalizerMinMaxScaler
+    from hvdspark.data import NormalizerStandardize as NormalizerStandardize
     from hvdspark.data import Repartition as Repartition
     from hvdspark.data import Repartitioner as Repartitioner
     from hvdspark.data import RepartitionStrategy as RepartitionStrategy
@@ -48,12 +51,15 @@ _ROOMS = {
     "EqualRepartitioner": "data",
     "Evaluation": "evaluation",
     "FixedThresholdAlgorithm": "codec",
+    "ImagePreProcessingScaler": "data",
     "Moment": "training",
     "MultiDataSet": "data",
     "Nesterov": "sync",
     "Network": "network",
     "NoOpRepartitioner": "data",
     "NoOpResidualPostProcessor": "codec",
+    "NormalizerMinMaxScaler": "data",
+    "NormalizerStandardize": "data",
     "ParameterAveraging": "sync",
     "ParameterAveragingTrainingMaster": "masters",
     "Repartition": "data",

@@ -14,6 +14,12 @@ from hvdspark.data.fields import Field, Role, natural
 from hvdspark.data.file_batches import FileBatch, create_file_batches, read_file_batch
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.multidataset import MultiDataSet
+from hvdspark.data.normalisers import (
+    ImagePreProcessingScaler,
+    Normalizer,
+    NormalizerMinMaxScaler,
+    NormalizerStandardize,
+)
 from hvdspark.data.plan import EpochPlan
 from hvdspark.data.repartition import (
     DefaultRepartitioner,
@@ -48,10 +54,14 @@ __all__ = [
     "Field",
     "FileBatch",
     "FileSource",
+    "ImagePreProcessingScaler",
     "Loader",
     "Manifest",
     "MultiDataSet",
     "NoOpRepartitioner",
+    "Normalizer",
+    "NormalizerMinMaxScaler",
+    "NormalizerStandardize",
     "PointLabels",
     "RDDSource",
     "Repartition",
