@@ -14,6 +14,7 @@ from hvdspark import storage
 from hvdspark.errors import ConfigurationError, ModelError, StorageError
 from hvdspark.network.scores import example_losses, takes, unreduced
 from hvdspark.network.targets import CLASS_LOSSES, name_of, target_for
+from hvdspark.normalizing import Normalizing, in_front, read_normalizer, write_normalizer
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -60,6 +61,10 @@ class Network:
         NLLLoss, sigmoid under BCEWithLogitsLoss, else the identity.
     l1, l2 : float
         Added to the loss: ``l1 * sum(|w|) + l2 / 2 * sum(w ** 2)`` over the trainable parameters.
+    normalizer : Normalizer, optional
+        Stands in front of the module, wherever the network is used: `module` is then a Sequential of its layer and the
+        module given. Where it normalises labels, the loss compares normalised ones, and the output comes back in the
+        labels' units. It is saved with the network; an unfitted one can only take what `load` reads.
 
     Raises
     ------
@@ -78,6 +83,7 @@ class Network:
         output: Callable[[torch.Tensor], torch.Tensor] | None = None,
         l1: float = 0.0,
         l2: float = 0.0,
+        normalizer: Normalizing | None = None,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ConfigurationError(f"Network.module: a torch.nn.Module is needed, this is a {type(module).__name__}")
@@ -107,7 +113,8 @@ class Network:
         for name, value in (("l1", l1), ("l2", l2)):
             if not (value >= 0 and value < float("inf")):
                 raise ConfigurationError(f"Network.{name}: a finite number >= 0 is needed, not {value!r}")
-        self.module = module
+        self.module = in_front(normalizer, module, is_classifier=isinstance(loss, CLASS_LOSSES))
+        self.normalizer = normalizer
         self.loss = loss
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -127,7 +134,20 @@ class Network:
         return sum(p.numel() for p in self.module.parameters() if p.requires_grad)
 
     def readable(self, output: torch.Tensor) -> torch.Tensor:
-        """Turn the module's raw output into probabilities or values, by `output` or by the loss's rule."""
+        """Turn the module's raw output into probabilities or values, by `output` or by the loss's rule.
+
+        Where labels are normalised, the values are in the labels' units.
+        """
+        values = self._values(output)
+        return values if self._label_layer is None else self._label_layer.revert_labels(values)
+
+    @property
+    def _label_layer(self) -> Any:
+        """The layer that knows the labels' units; None where labels are as they are."""
+        fits = self.normalizer is not None and self.normalizer.fits_labels
+        return self.module.get_submodule("normalizer") if fits else None
+
+    def _values(self, output: torch.Tensor) -> torch.Tensor:
         if self.output is not None:
             return self.output(output)
         if isinstance(self.loss, nn.CrossEntropyLoss):
@@ -254,11 +274,15 @@ class Network:
     def target_for(self, output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Bring labels to the dtype and shape that the loss compares with `output`; nothing is broadcast silently.
 
+        Where the network's normalizer was fitted to labels, they are normalised.
+
         Raises
         ------
         ModelError
             If they cannot mean the same thing; the message shows both shapes.
         """
+        if self._label_layer is not None and not self.is_classifier:
+            labels = self._label_layer.normalize_labels(labels)
         return target_for(self.loss, output, labels)
 
     # ---- persistence -------------------------------------------------------------------------------------------
@@ -271,35 +295,43 @@ class Network:
         storage.make_directories(directory)
         tensors = self.module.state_dict()
         checksum = storage.write_tensors(storage.join(directory, _WEIGHTS), tensors)
+        module = self.module if self.normalizer is None else self.module.get_submodule("module")
         facts = {
             "format": _FORMAT,
+            "normalizer": write_normalizer(self.normalizer, directory),
             "weights": {"file": _WEIGHTS, "checksum": checksum},
-            "module": f"{type(self.module).__module__}.{type(self.module).__qualname__}",
+            "module": f"{type(module).__module__}.{type(module).__qualname__}",
             "loss": name_of(self.loss),
             "tensors": {name: {"shape": list(t.shape), "dtype": str(t.dtype)} for name, t in tensors.items()},
         }
         storage.write_json(storage.join(directory, _FACTS), facts)
 
     def load(self, directory: str) -> Network:
-        """Put the weights that `save` wrote into this network's module.
+        """Put the weights that `save` wrote into this network's module, and the normaliser into its place.
 
         Raises
         ------
         StorageError
             If a file is missing, changed, or of another format version.
         ModelError
-            If the weights are those of another architecture; the message names the first difference.
+            If the weights are those of another architecture, or there is a normaliser in one place only; the message
+            names the first difference.
         """
         facts = storage.read_json(storage.join(directory, _FACTS))
         if facts.get("format") != _FORMAT:
             raise StorageError(
                 f"{directory}: format {facts.get('format')!r} is not {_FORMAT}, the one this version reads"
             )
+        normalizer = read_normalizer(self.normalizer, directory, facts.get("normalizer"))
         weights = facts["weights"]
         tensors, _ = storage.read_tensors(
             storage.join(directory, _WEIGHTS), framework="torch", expected_checksum=weights["checksum"]
         )
         self.load_tensors(tensors, source=directory)
+        if normalizer is not None:
+            layer = normalizer.layer().to(next((p.device for p in self.module.parameters()), None))
+            self.normalizer = normalizer
+            self.module.add_module("normalizer", layer)
         return self
 
     def load_tensors(self, tensors: dict[str, torch.Tensor], *, source: str) -> None:
@@ -338,7 +370,9 @@ class Network:
                 "kept: make it a buffer, or a constructor argument"
             )
 
-        for name in ("module", "loss", "optimizer", "lr_scheduler", "output"):
+        if self.normalizer is not None and not self.normalizer.is_fitted:
+            raise ModelError("Network.normalizer is not fitted: give the network what normalizer.fit(...) returns")
+        for name in ("module", "loss", "optimizer", "lr_scheduler", "output", "normalizer"):
             try:
                 cloudpickle.dumps(getattr(self, name))
             except (TypeError, AttributeError, ValueError, RuntimeError, RecursionError, pickle.PicklingError) as error:
