@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hvdspark.data.columns import plan_columns
+from hvdspark.data.columns import ColumnReader
 from hvdspark.data.dataset import DataSet
 from hvdspark.data.distribute import absolute, is_rdd, list_paths, run_over
 from hvdspark.data.repartition import lay_out
+from hvdspark.data.schema import plan_columns
 from hvdspark.data.statistics import Statistics
 from hvdspark.data.workers import use_driver_python, workers_explained
 from hvdspark.errors import ConfigurationError, DataError, HvdsparkError, StorageError, UnsupportedError
@@ -146,12 +147,10 @@ class Measurement:
         plan = plan_columns(df, features_col=features_col, label_col=label_col if self.with_labels else None)
 
         def examples(batches: "Iterator[pa.RecordBatch]") -> Iterator[DataSet]:
-            width: int | None = None
+            reader = ColumnReader(plan)
             for batch in batches:
                 if batch.num_rows:
-                    features, labels = plan.convert(batch, feature_width=width)
-                    width = features.shape[1]
-                    yield DataSet(features, labels)
+                    yield DataSet(*reader.read(batch).checked().arrays)
 
         def partial(batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
             from pyspark import TaskContext

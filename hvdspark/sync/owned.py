@@ -35,6 +35,7 @@ from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, MessageError
 from hvdspark.sync.base import Exchange, Vector
 from hvdspark.sync.credit import Credit
+from hvdspark.sync.flat import as_array
 from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
 from hvdspark.sync.regions import Regions
@@ -102,8 +103,7 @@ class RegionExchange(Exchange):
         """What this rank keeps back, also as an owner, `[n] float32`: a copy."""
         kept = torch.as_tensor(self._encoder.residual).clone()
         kept[self._regions.own] += torch.as_tensor(self._owner.residual)
-        both: Vector = kept if isinstance(self._encoder.residual, torch.Tensor) else kept.numpy()
-        return both
+        return as_array(kept)  # type: ignore[no-any-return]  # of either kind
 
     @property
     def sent(self) -> NDArray[np.int32]:  # type: ignore[override]  # the encoder owns it
