@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import PrivateAttr
 
 from hvdspark.codec import (
     Cutter,
@@ -23,19 +22,15 @@ from hvdspark.codec import (
     Expected,
     Groups,
     Message,
-    Quantile,
-    ResidualPostProcessor,
     Stamp,
-    ThresholdAlgorithm,
-    ThresholdState,
     read_header,
     read_messages,
 )
 from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, MessageError
 from hvdspark.sync.base import Exchange, Vector
-from hvdspark.sync.credit import Credit
 from hvdspark.sync.flat import as_array
+from hvdspark.sync.owner import Owner
 from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
 from hvdspark.sync.regions import Regions
@@ -43,7 +38,7 @@ from hvdspark.sync.regions import Regions
 __all__ = ["RegionExchange"]
 
 _TALLY = struct.Struct("<QfI")  # codes, threshold, checksum of the two
-_KEYS = {"encoder", "owner", "credit", "sent", "density_sum"}
+_KEYS = {"encoder", "owner", "sent", "density_sum"}
 
 
 class RegionExchange(Exchange):
@@ -62,8 +57,6 @@ class RegionExchange(Exchange):
         Equal on all ranks; marks the messages of this run.
     phases : Phases
         Where the time is counted.
-    post_processor : ResidualPostProcessor, optional
-        Edits what an owner keeps back.
     num_threads : int, optional
         Threads of the codec; None: as many as this process may use.
     """
@@ -74,24 +67,14 @@ class RegionExchange(Exchange):
         encoder: Encoder,
         run_id: int,
         phases: Phases,
-        post_processor: ResidualPostProcessor | None = None,
         num_threads: int | None = None,
     ) -> None:
         self.device = torch.device(encoder.device)
         self._regions = Regions(collective, encoder.n, phases)
         self._encoder = encoder
         own = self._regions.own
-        self._threshold, self._credit = _Given(), Credit(collective.size)
-        self._owner = Encoder(
-            own.stop - own.start,
-            threshold_algorithm=self._threshold,
-            residual_post_processor=post_processor,
-            magnitude="multiples",
-            device=encoder.device,
-            num_threads=num_threads,
-        )
+        self._owner = Owner(own.stop - own.start, encoder.device, num_threads)
         self._cutter = Cutter([span.stop for span in self._regions.spans], 1, num_threads)
-        self._sum = encoder.residual[own] * 0
         self._run_id = run_id
         self._phases = phases
         self._num_threads = num_threads
@@ -120,7 +103,6 @@ class RegionExchange(Exchange):
 
     def _exchange(self, encode: Callable[[Stamp], NDArray[np.uint8]], out: Vector, scale: float, part: Part) -> None:
         stamp = Stamp(run_id=self._run_id, rank=self._regions.rank, step=self._sent, examples=part.stamp)
-        credit = self._credit.codes
         coded: list[NDArray[np.uint8]] = []
         joined: list[NDArray[np.uint8]] = []
 
@@ -130,13 +112,9 @@ class RegionExchange(Exchange):
                 return self._cutter.cut(coded[0])
 
         def join() -> NDArray[np.uint8]:
-            with self._phases.timed("decode"):
-                self._add_up(received, part)
-            with self._phases.timed("encode"):
-                total = torch.as_tensor(self._owner.residual) + torch.as_tensor(self._sum)
-                self._threshold.tell(self._credit.threshold(total))
-                joined.append(self._owner.encode(self._sum, stamp))
-            return np.concatenate([_tally(coded[0]), joined[0]])
+            with self._phases.timed("join"):
+                joined.append(self._owner.join(self._read_parts(received, part), stamp))
+                return np.concatenate([_tally(coded[0]), joined[0]])
 
         try:
             received = self._regions.swap(code, self._sent)
@@ -147,20 +125,17 @@ class RegionExchange(Exchange):
                     each.add_to(out[span], self._num_threads)
         except BaseException:
             self._undo(coded, joined)
-            self._credit.codes = credit
             raise
-        self._credit.spend(self._owner.sent.size)
         self._encoder.agree_on(tallies)
         self._sent += 1
         self._density_sum += self._encoder.sent.size / self._encoder.n
 
-    def _add_up(self, messages: Sequence[NDArray[np.uint8]], part: Part) -> None:
-        """Sum what ranks have sent to this owner, in rank order."""
-        self._sum[:] = 0
-        found = read_messages(messages, len(self._sum), expected=self._expected(), num_threads=self._num_threads)
+    def _read_parts(self, messages: Sequence[NDArray[np.uint8]], part: Part) -> Decoded:
+        """Make sure of all that ranks have sent to this owner."""
+        own, num_threads = self._regions.own, self._num_threads
+        found = read_messages(messages, own.stop - own.start, expected=self._expected(), num_threads=num_threads)
         check_counts(part, [each.header.examples for each in found.messages])
-        self._credit.earn(found.messages)
-        found.add_to(self._sum, self._num_threads)
+        return found
 
     def _read(self, messages: Sequence[NDArray[np.uint8]], scale: float) -> tuple[list[Groups], list[Decoded]]:
         """Make sure of all that owners have sent, before any of it is added."""
@@ -177,9 +152,7 @@ class RegionExchange(Exchange):
     def _undo(self, coded: Sequence[NDArray[np.uint8]], joined: Sequence[NDArray[np.uint8]]) -> None:
         """Take back what nobody has applied."""
         for message in joined:
-            self._owner.put_back(message)
-            residual = self._owner.residual
-            residual -= self._sum  # it goes back to the ranks that it came from
+            self._owner.undo(message)
         for message in coded:
             self._encoder.put_back(message)
 
@@ -188,7 +161,6 @@ class RegionExchange(Exchange):
         return {
             "encoder": _saved(self._encoder),
             "owner": _saved(self._owner),
-            "credit": self._credit.codes,
             "sent": self._sent,
             "density_sum": self._density_sum,
         }
@@ -201,31 +173,16 @@ class RegionExchange(Exchange):
             )
         for encoder, saved in ((self._encoder, state["encoder"]), (self._owner, state["owner"])):
             encoder.load_state_dict({**saved, "residual": np.asarray(saved["residual"])})
-        self._credit.codes = float(state["credit"])
         self._sent = int(state["sent"])
         self._density_sum = float(state["density_sum"])
 
     def measures(self) -> dict[str, float]:
-        """Return mean density and last threshold of this rank's codes, and the clipped mass, also of the owner."""
+        """Return mean density and last threshold of this rank's codes, and the clipped mass."""
         return {
             "density": self._density_sum / self._sent if self._sent else 0.0,
             "threshold": self._encoder.threshold or 0.0,
-            "clipped_mass": self._encoder.clipped_mass + self._owner.clipped_mass,
+            "clipped_mass": self._encoder.clipped_mass,
         }
-
-
-class _Given(ThresholdAlgorithm):
-    """The threshold that it was told last."""
-
-    _threshold: float | None = PrivateAttr(None)
-
-    def tell(self, threshold: float | None) -> None:
-        """Give the threshold of the next encode."""
-        self._threshold = threshold
-
-    def next_threshold(self, state: ThresholdState, quantile: Quantile) -> float | None:  # noqa: ARG002  # it is given
-        """Return it."""
-        return self._threshold
 
 
 def _tally(message: Message) -> NDArray[np.uint8]:
@@ -244,7 +201,7 @@ def _read_tally(message: NDArray[np.uint8]) -> Groups:
     return Groups(np.array([count]), np.array([threshold], np.float32), np.zeros(1, np.float32))
 
 
-def _saved(encoder: Encoder) -> dict[str, Any]:
+def _saved(encoder: Encoder | Owner) -> dict[str, Any]:
     state = encoder.state_dict()
     # as a tensor, which torch.load takes back without being asked to trust the file
     return {**state, "residual": torch.from_numpy(state["residual"])}

@@ -182,7 +182,7 @@ class SharedUpdates(Synchroniser):
             return HalfExchange(world, n, phases)
         encoder, num_threads = self._encoder(named), self._codec.num_threads
         if self._name == "regions":
-            return RegionExchange(world, encoder, run_id, phases, self._codec.residual_post_processor, num_threads)
+            return RegionExchange(world, encoder, run_id, phases, num_threads)
         coded = CodedExchange(world, encoder, run_id, phases, num_threads, hosts)
         if self._name == "codec":
             return coded

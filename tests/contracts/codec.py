@@ -11,7 +11,7 @@ import json
 import numpy as np
 import pytest
 
-from hvdspark.codec import Stamp, decode_into, read_header
+from hvdspark.codec import Stamp, decode_into, read_header, read_messages
 from hvdspark.errors import MessageError, NonFiniteError
 
 SIZES = (1, 2, 63, 64, 65, 1000)
@@ -253,8 +253,9 @@ def encoders_that_agree_use_the_same_thresholds(make):
         messages = [encoder.encode(update) for encoder, update in zip(encoders, each, strict=True)]
         for group in agreed:
             assert len({encoder.thresholds[group] for encoder in encoders}) == 1
+        found = read_messages(messages, n).messages
         for encoder in encoders:
-            encoder.agree(messages)
+            encoder.agree(found)
         state = encoders[0].state_dict()
         pairs = enumerate(zip(state["thresholds"], state["densities"], strict=True))
         agreed = [

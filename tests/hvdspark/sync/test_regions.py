@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from contracts.problem import backward, make_module, sgd, weights
-from hvdspark import FixedThresholdAlgorithm, ResidualPostProcessor, SharedUpdates
+from hvdspark import FixedThresholdAlgorithm, SharedUpdates
 from hvdspark.codec import Encoder, TargetSparsityThresholdAlgorithm
 from hvdspark.collectives import run_ranks
 from hvdspark.errors import ConfigurationError, MessageError, RankLost
@@ -14,7 +14,7 @@ from hvdspark.sync.owned import RegionExchange
 from hvdspark.sync.part import Part
 from hvdspark.sync.phases import Phases
 
-N = 50_000
+N = 200_000
 
 
 def exchange_of(kind, world, n=N, algorithm=None, **options):
@@ -45,19 +45,19 @@ def messages_counted(world):
     return received
 
 
-def bytes_received(kind, size, share=5e-3, steps=150):
+def bytes_received(kind, size, share=5e-3, steps=20):
     """Bytes of messages to a rank in the last steps, where each rank has the same share of ones in each of them."""
 
     def fn(world):
         exchange, out = exchange_of(kind, world, algorithm=FixedThresholdAlgorithm(1.0)), np.zeros(N, np.float32)
         received, draw = messages_counted(world), np.random.default_rng(world.rank)
         for step in range(steps):
-            if step == steps - 30:
+            if step == steps - 5:
                 received[0] = 0
             vector = np.zeros(N, np.float32)
             vector[draw.choice(N, int(share * N), replace=False)] = draw.choice([-1, 1], int(share * N))
             exchange.add_total(vector, out, 1 / size, part=Part())
-        return received[0] / 30
+        return received[0] / 5
 
     return np.mean(run_ranks(fn, size))
 
@@ -88,33 +88,6 @@ def test_nothing_is_lost_in_many_steps():
     put_in, kept = (sum(each[i] for each in found) for i in (0, 1))
     assert len({each[2].tobytes() for each in found}) == 1
     np.testing.assert_allclose(found[0][2] + kept, put_in, rtol=0, atol=1e-6 * np.abs(put_in).sum() / 100)
-
-
-class Halve(ResidualPostProcessor):
-    """Throws half of everything away: clipping cannot reach what an owner keeps, all of it below its threshold."""
-
-    def process(self, residual, iteration, threshold, num_threads=None):
-        residual *= 0.5
-        return float(np.abs(residual).sum())
-
-
-def test_what_is_thrown_away_is_counted_for_owners_too():
-    def fn(world):
-        clip = Halve()
-        encoder = Encoder(2000, threshold_algorithm=FixedThresholdAlgorithm(5e-2), residual_post_processor=clip)
-        exchange = RegionExchange(world, encoder, 7, Phases(), post_processor=clip)
-        out, put_in = np.zeros(2000, np.float32), np.zeros(2000)
-        for vector in vectors(world.rank, 20, 2000):
-            put_in += vector
-            exchange.add_total(vector, out, 1.0, part=Part())
-        return put_in, exchange.residual, out, exchange.measures()["clipped_mass"], encoder.clipped_mass
-
-    found = run_ranks(fn, 6)
-    for *_, both, ranks in found:
-        assert both > ranks > 0
-    put_in, kept, clipped = (sum(each[i] for each in found) for i in (0, 1, 3))
-    missing = np.abs(put_in - kept - found[0][2]).sum()  # what was clipped with another sign hides in it
-    assert 0 < missing <= clipped * (1 + 1e-5)
 
 
 def test_with_few_ranks_owners_let_everything_through():
