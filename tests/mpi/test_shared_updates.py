@@ -1,6 +1,6 @@
 """The weights are the same on all ranks, bit for bit: on real processes, and the same as on threads.
 
-Each option takes 500 steps; ``OPTION_STEPS=40`` in the environment takes as many as that.
+Each option takes 100 steps; ``OPTION_STEPS=500`` in the environment takes as many as that.
 """
 
 import os
@@ -22,7 +22,7 @@ TORCH = pytest.param("torch", "torch", id="torch")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 SCENES = runpy.run_path(str(SCRIPT))
-STEPS = int(os.environ.get("OPTION_STEPS", "500"))
+STEPS = int(os.environ.get("OPTION_STEPS", "100"))
 
 
 @pytest.mark.parametrize(("launcher", "name"), [GLOO, HVD_MPI, MPI, TORCH])
