@@ -132,7 +132,7 @@ def test_under_connect(tmp_path):
     script.write_text(CONNECT)
     done = subprocess.run(
         [sys.executable, script, folder],
-        env={**os.environ, "PYSPARK_PYTHON": sys.executable},
+        env={**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_TESTING": "1"},  # a free port, not always 15002
         capture_output=True,
         text=True,
         timeout=110,

@@ -111,6 +111,19 @@ def test_every_changed_bit_of_a_file_is_found(make, as_torch, tmp_path):
             type(data).load(path)
 
 
+@pytest.mark.parametrize(
+    ("told", "instead"),
+    [(b'"F32"', b'"I32"'), (b"[2,2,3]", b"[2,3,2]"), (b'"labels"', b'"aabels"'), (b"numpy", b"torch")],
+)
+def test_a_header_that_was_changed_into_another_that_makes_sense_is_found(told, instead, tmp_path):
+    data_set(2).save(tmp_path / "d")
+    whole = (tmp_path / "d").read_bytes()
+    assert told in whole
+    (tmp_path / "d").write_bytes(whole.replace(told, instead))
+    with pytest.raises(StorageError, match="has changed since it was saved"):
+        DataSet.load(tmp_path / "d")
+
+
 @KINDS
 def test_every_cut_of_a_file_is_found_and_so_is_what_was_added(make, tmp_path):
     data, path = make(2), tmp_path / "d"
