@@ -66,3 +66,58 @@ def test_fit_evaluate_predict_and_what_is_refused(tmp_path):
         assert words in done.stdout, done.stdout + done.stderr[-3000:]
     # A local server has no GPUs to give; a warning says so, and ranks run all the same.
     assert "Spark refuses to give each rank a GPU of its own" in done.stderr, done.stderr[-3000:]
+
+
+DATA_SCRIPT = """
+import functools, os, sys
+import numpy as np, torch
+from pyspark.sql import SparkSession
+from hvdspark import DataSet, Network, SharedTrainingMaster, SparkMultiLayer, TensorColumn
+from hvdspark.data import FileSource, stage
+
+def load(path):
+    with np.load(path) as found:
+        return DataSet(found["x"], found["y"])
+
+if __name__ == "__main__":
+    spark = SparkSession.builder.remote("local[2]").getOrCreate()
+    x = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
+    y = x[:, :3].argmax(1)
+    work = sys.argv[1]
+    for name in ("saved", "npz"):
+        os.makedirs(f"{work}/{name}")
+    for number, part in enumerate(np.array_split(np.arange(300), 5)):
+        DataSet(x[part], y[part]).save(f"{work}/saved/{number}.safetensors")
+        np.savez(f"{work}/npz/{number}.npz", x=x[part], y=y[part])
+    rows = [(bytearray(a.tobytes()), int(b), bool(b == 0)) for a, b in zip(x, y)]
+    spark.createDataFrame(rows, "picture binary, label int, held_back boolean").write.parquet(f"{work}/table")
+    network = Network(torch.nn.Linear(6, 3), torch.nn.CrossEntropyLoss(), functools.partial(torch.optim.SGD, lr=0.3))
+    master = SharedTrainingMaster(batch_size_per_worker=16, num_workers=2, export_directory=f"{work}/export")
+    picture = TensorColumn("picture", decode=lambda data: np.frombuffer(data, np.float32))
+    model = SparkMultiLayer(spark, network, master, features_col=picture)
+    for data, options in (
+        (f"{work}/table", {"validation": "held_back"}),
+        (f"{work}/saved", {}),
+    ):
+        ranks = model.fit(data, run_directory=f"{work}/run", **options).stats.ranks
+        print("examples", sum(rank.examples for rank in ranks), flush=True)
+    print("staged", len(os.listdir(f"{work}/export")), flush=True)
+    paths = [f"{work}/npz/{number}.npz" for number in range(5)]
+    print("loaded", stage(FileSource(spark, paths, load, "the files"), f"{work}/loaded").num_rows, flush=True)
+    spark.stop()
+"""
+
+
+def test_data_from_tables_and_files(tmp_path):
+    script = tmp_path / "data.py"
+    script.write_text(DATA_SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "work"],
+        env={**os.environ, "PYSPARK_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=140,
+        cwd=tmp_path,
+    )
+    counts = "examples 206\nexamples 300\nstaged 3\nloaded 300\n"
+    assert counts in done.stdout, done.stdout + done.stderr[-3000:]
