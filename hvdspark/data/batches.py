@@ -121,6 +121,7 @@ class Batches:
         self._rank = rank
         self._start_step = start_step
         self._prefetch = prefetch
+        self._roles = [role for role in ROLES if manifest.of(role)]
 
     def __len__(self) -> int:
         return self._plan.num_steps - self._start_step
@@ -152,13 +153,13 @@ class Batches:
                 _join([np.take(group[number], rows, axis=0) for group, rows in parts]) for number in range(len(arrays))
             ]
         tensors = [torch.from_numpy(array) for array in arrays]
-        forms: dict[Role, Any] = {role: natural(self._manifest.fields, role, tensors) for role in ROLES}
+        forms: dict[Role, Any] = {role: natural(self._manifest.fields, role, tensors) for role in self._roles}
         return Batch(
             features=forms["feature"],
             labels=forms["label"],
-            features_mask=forms["features_mask"],
-            labels_mask=forms["labels_mask"],
-            weights=forms["weight"],
+            features_mask=forms.get("features_mask"),
+            labels_mask=forms.get("labels_mask"),
+            weights=forms.get("weight"),
             examples=len(arrays[0]),
             total_examples=self._plan.total_examples(step),
             step=step,

@@ -46,8 +46,8 @@ class Source(abc.ABC):
         """The session that it belongs to."""
 
     @property
-    def roles(self) -> frozenset[Role] | None:
-        """The roles of its fields; None: nobody knows before its rows are read."""
+    def roles(self) -> tuple[Role, ...] | None:
+        """The roles of its fields, one each; None: nobody knows before its rows are read."""
         return None
 
     @abc.abstractmethod
@@ -81,9 +81,9 @@ class TableSource(Source):
         return self.table.frame.sparkSession
 
     @property
-    def roles(self) -> frozenset[Role]:
+    def roles(self) -> tuple[Role, ...]:
         """The roles that its columns were planned for."""
-        return frozenset(field.role for field in self.table.plan.fields)
+        return tuple(field.role for field in self.table.plan.fields)
 
     def run(self, task: Task) -> list[str]:
         """Run a task on every partition of the DataFrame."""

@@ -210,7 +210,7 @@ class TrainingMaster(Configuration, abc.ABC):
         launcher.check(num_workers)
         with open_run_directory(spark, run_directory) as directory:
             with staged(train, validation, directory, self.export_directory) as data:
-                network.check_roles({field.role for field in data.fields})
+                network.check_roles([field.role for field in data.fields])
                 job = self._job(network, data, epochs, directory)
                 ready = time.perf_counter()
                 _LOG.info("training %d parameters on %d ranks", network.num_parameters, num_workers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from hvdspark import storage
 from hvdspark.errors import ConfigurationError, ModelError, StorageError
-from hvdspark.network.scores import example_losses, takes, unreduced
+from hvdspark.network.scores import check_roles, example_losses, takes, unreduced
 from hvdspark.network.targets import CLASS_LOSSES, name_of, target_for
 from hvdspark.normalizing import Normalizing, in_front, read_normalizer, write_normalizer
 
@@ -158,28 +158,29 @@ class Network:
             return output.sigmoid()
         return _identity(output)
 
-    def check_roles(self, roles: Collection[str]) -> None:
+    def check_roles(self, roles: Sequence[str]) -> None:
         """Make sure that what rows consist of can act.
 
         Parameters
         ----------
-        roles : collection of str
-            The roles of their fields, as `hvdspark.data.fields` names them.
+        roles : sequence of str
+            The roles of their fields, one each, as `hvdspark.data.fields` names them.
 
         Raises
         ------
         ConfigurationError
-            If a mask or weights would reach nobody; the message names the fix.
+            If a mask or weights would reach nobody, or something is made for one input or output and there are several;
+            the message names the fix.
         """
-        if "features_mask" in roles and not takes(self.module, "features_mask"):
-            raise ConfigurationError(
-                f"Network.module: there is a features mask, but {type(self.module).__name__}.forward takes no argument "
-                "features_mask: add it, or leave the mask out"
-            )
-        if "weight" in roles:
-            unreduced(self.loss, "a weight column")
-        if "labels_mask" in roles and not takes(self.loss, "labels_mask"):
-            unreduced(self.loss, "a labels mask")
+        inner = self.module if self.normalizer is None else self.module.get_submodule("module")
+        check_roles(roles, inner, self.loss)
+        if self.normalizer is not None:
+            several = "feature" if roles.count("feature") > 1 else "label" if self.normalizer.fits_labels else ""
+            if several and roles.count(several) > 1:
+                raise ConfigurationError(
+                    f"Network.normalizer knows one input and one output, and there are {roles.count(several)} of "
+                    f"{several}: normalise inside the module"
+                )
 
     def emit(self, features: Any, features_mask: Any = None) -> Any:
         """Call the module.
@@ -191,10 +192,16 @@ class Network:
         features_mask : torch.Tensor, tuple or dict of them, optional
             In the same form; handed on as the argument ``features_mask``.
         """
-        more = {} if features_mask is None else {"features_mask": features_mask}
+        if features_mask is None:
+            module, more = self.module, {}
+        else:
+            module, more = self.module, {"features_mask": features_mask}
+            if self.normalizer is not None:  # a Sequential hands on one argument only
+                features = module.get_submodule("normalizer")(features)
+                module = module.get_submodule("module")
         if isinstance(features, dict):
-            return self.module(**features, **more)
-        return self.module(*features, **more) if isinstance(features, tuple) else self.module(features, **more)
+            return module(**features, **more)
+        return module(*features, **more) if isinstance(features, tuple) else module(features, **more)
 
     def score(
         self, output: Any, labels: Any, *, labels_mask: Any = None, weights: torch.Tensor | None = None
@@ -226,11 +233,6 @@ class Network:
         if labels_mask is None and weights is None:
             return self._scalar(self.loss(output, target, **mask_of_loss))
         loss = unreduced(self.loss, "a weight column" if labels_mask is None else "a labels mask")
-        if isinstance(labels_mask, tuple):
-            raise ConfigurationError(
-                f"Network.loss: with several outputs a labels mask goes to a loss that takes labels_mask, and "
-                f"{name_of(self.loss)} does not"
-            )
         each = example_losses(loss(output, target, **mask_of_loss), labels_mask, name_of(self.loss))
         return (each if weights is None else each * weights).mean()
 

@@ -2,16 +2,16 @@
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from hvdspark.errors import ConfigurationError, ModelError
-from hvdspark.network.targets import name_of
+from hvdspark.network.targets import CLASS_LOSSES, VALUE_LOSSES, name_of
 
-__all__ = ["example_losses", "takes", "unreduced"]
+__all__ = ["check_roles", "example_losses", "takes", "unreduced"]
 
 
 def takes(function: Callable[..., Any], argument: str) -> bool:
@@ -58,6 +58,30 @@ def unreduced(loss: Callable[..., Any], needed_for: str) -> Callable[..., torch.
         f"Network.loss: {needed_for} needs the loss of each example, and {name_of(loss)} gives their mean only: give "
         'a loss of torch.nn, or a function that takes reduction="none"'
     )
+
+
+def check_roles(roles: Sequence[str], module: nn.Module, loss: Callable[..., Any]) -> None:
+    """Make sure that masks and weights reach somebody; see `Network.check_roles`."""
+    if "features_mask" in roles and not takes(module, "features_mask"):
+        raise ConfigurationError(
+            f"Network.module: there is a features mask, but {type(module).__name__}.forward takes no argument "
+            "features_mask: add it, or leave the mask out"
+        )
+    if roles.count("label") > 1:
+        if isinstance(loss, (*CLASS_LOSSES, *VALUE_LOSSES)):
+            raise ConfigurationError(
+                f"Network.loss: {name_of(loss)} is the loss of one output, and there are {roles.count('label')}: give "
+                "a function of two tuples, (outputs, targets), that returns one scalar"
+            )
+        if "labels_mask" in roles and not takes(loss, "labels_mask"):
+            raise ConfigurationError(
+                "Network.loss: with several outputs a labels mask goes to a loss that takes labels_mask, and "
+                f"{name_of(loss)} does not"
+            )
+    if "weight" in roles:
+        unreduced(loss, "a weight column")
+    if "labels_mask" in roles and not takes(loss, "labels_mask"):
+        unreduced(loss, "a labels mask")
 
 
 def example_losses(losses: torch.Tensor, mask: torch.Tensor | None, name: str) -> torch.Tensor:

@@ -58,7 +58,7 @@ class Trainer:
         self._optimizer = self._synchroniser(num_threads)
         self._scheduler = self._make_scheduler()
         self._train = Manifest.read(job.train_directory)
-        job.network.check_roles({field.role for field in self._train.fields})
+        job.network.check_roles([field.role for field in self._train.fields])
         self._validation = Manifest.read(job.validation_directory) if job.validation_directory else None
         self._examples = 0
         self._steps = 0

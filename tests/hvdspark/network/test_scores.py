@@ -91,8 +91,11 @@ def test_several_outputs_go_to_one_loss_of_all():
         make(loss).score(outputs[:1], labels)
     with pytest.raises(ModelError, match="returned a Tensor: return a tuple of all"):
         make(loss).score(outputs[0], labels)
-    with pytest.raises(ConfigurationError, match="a loss that takes labels_mask"):
-        make(nn.MSELoss()).score(outputs, labels, labels_mask=(torch.ones(4, 2), None))
+    make(loss).check_roles(["feature", "label", "label"])
+    with pytest.raises(ConfigurationError, match=r"MSELoss is the loss of one output, and there are 2: .*two tuples"):
+        make(nn.MSELoss()).check_roles(["feature", "label", "label"])
+    with pytest.raises(ConfigurationError, match="a loss that takes labels_mask, and loss does not"):
+        make(loss).check_roles(["feature", "label", "label", "labels_mask"])
 
 
 class Two(nn.Module):
@@ -113,20 +116,55 @@ def test_inputs_come_in_order_or_by_name():
     assert torch.equal(network.emit((image, text), (None, mask)), (image - text) * mask)
 
 
+class Halving:
+    """A normaliser, as a network sees one."""
+
+    is_fitted, fits_labels = True, False
+
+    def layer(self):
+        layer = nn.Linear(1, 1, bias=False).requires_grad_(False)
+        layer.weight.fill_(0.5)
+        return layer
+
+    def save(self, path):
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, path, *, expected_checksum=None):
+        raise NotImplementedError
+
+
+class Masked(nn.Module):
+    def forward(self, x, features_mask):
+        return x * features_mask
+
+
+def test_a_mask_passes_a_normaliser_by():
+    network = Network(Masked(), sum, SGD, normalizer=Halving())
+    network.check_roles(["feature", "features_mask", "label"])
+    mask = torch.tensor([[True], [False]])
+    assert network.emit(torch.full((2, 1), 4.0), mask).tolist() == [[2.0], [0.0]]
+    with pytest.raises(ConfigurationError, match="normalizer knows one input and one output, and there are 2 of f"):
+        network.check_roles(["feature", "feature", "label"])
+    network.normalizer.fits_labels = True
+    with pytest.raises(ConfigurationError, match="and there are 2 of label: normalise inside the module"):
+        network.check_roles(["feature", "features_mask", "label", "label"])
+
+
 class TestRefusals:
     def test_a_features_mask_that_no_module_takes(self):
         with pytest.raises(ConfigurationError, match=r"Linear\.forward takes no argument features_mask: add it"):
-            make(nn.MSELoss()).check_roles({"feature", "features_mask"})
-        make(nn.MSELoss(), Two()).check_roles({"feature", "features_mask"})
+            make(nn.MSELoss()).check_roles(["feature", "features_mask"])
+        make(nn.MSELoss(), Two()).check_roles(["feature", "features_mask"])
 
     @pytest.mark.parametrize(("role", "words"), [("weight", "a weight column"), ("labels_mask", "a labels mask")])
     def test_losses_without_one_number_an_example(self, role, words):
         with pytest.raises(ConfigurationError, match=f"{words} needs the loss of each example, and <lambda> gives"):
-            make(lambda output, target: (output - target).mean()).check_roles({role})
+            make(lambda output, target: (output - target).mean()).check_roles([role])
         with pytest.raises(ConfigurationError, match="class weights of CrossEntropyLoss"):
-            make(nn.CrossEntropyLoss(weight=torch.ones(3))).check_roles({role})
+            make(nn.CrossEntropyLoss(weight=torch.ones(3))).check_roles([role])
         for loss in (nn.MSELoss(), nn.BCEWithLogitsLoss(pos_weight=torch.ones(3)), nn.functional.mse_loss):
-            make(loss).check_roles({role, "feature", "label"})
+            make(loss).check_roles([role, "feature", "label"])
 
     def test_an_unreduced_loss_that_is_a_scalar_after_all(self):
         def loss(output, target, reduction="mean"):
