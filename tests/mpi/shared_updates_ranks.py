@@ -31,6 +31,7 @@ OPTIONS = {
     "gradients": {"encode": "gradients"},
     "sum": {"combine": "sum"},
     "dense": {"exchange": "dense"},
+    "regions": {"exchange": "regions"},
     "fp16": {"exchange": "fp16"},
     "auto": {"exchange": "auto"},
     "mean magnitude": {"magnitude": "mean"},

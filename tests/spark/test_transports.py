@@ -24,7 +24,7 @@ def trained(spark, table, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"exchange": "dense"}, {"topology": "hosts"}, {"overlap": "next_step"}],
+    [{}, {"exchange": "dense"}, {"exchange": "regions"}, {"topology": "hosts"}, {"overlap": "next_step"}],
     ids=lambda options: "-".join(options.values()) or "defaults",
 )
 def test_the_weights_are_those_of_horovod(spark, table, options):
