@@ -14,6 +14,7 @@ def test_every_section_has_a_program():
 
 
 @pytest.mark.spark
+@pytest.mark.horovod
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("title", "program"), SECTIONS, ids=[title for title, _ in SECTIONS])
 def test_section(title, program, spark, tmp_path, monkeypatch):

@@ -1,13 +1,14 @@
 """How long staged data live, and when they are used again."""
 
 import logging
-import tempfile
 
 import numpy as np
 import pytest
 
 from contracts.table import WIDTH, make_master, make_network, make_rows
-from hvdspark import DataSet, SparkMultiLayer
+from hvdspark import DataSet, SparkMultiLayer, storage
+from hvdspark.data.elements import element_rows
+from hvdspark.data.parts import write_parts
 from hvdspark.errors import RankFailed
 
 pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(180)]
@@ -30,7 +31,7 @@ def folders(export):
     return sorted(path.name for path in export.iterdir())
 
 
-def test_without_an_export_directory_nothing_stays(spark, table, tmp_path, monkeypatch):
+def test_without_an_export_directory_nothing_stays(spark, table, tmp_path):
     for network, fails in ((make_network(), False), (make_network(outputs=2), True)):
         model = SparkMultiLayer(spark, network, make_master())
         if fails:
@@ -122,8 +123,31 @@ def test_rows_of_an_rdd_are_staged_once(spark, tmp_path, caplog):
     assert not fits(spark, caplog, tmp_path, same)
 
 
-def test_urls(spark, table, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    export = f"file://{tmp_path}/export"
+@pytest.mark.parametrize("scheme", ["file", "local"])
+def test_urls(spark, table, tmp_path, caplog, scheme):
+    """``local:`` is a remote file system to us, reached through fsspec, that all processes of this host share."""
+    export = f"{scheme}://{tmp_path}/export"
     assert not fits(spark, caplog, export, table)
     assert fits(spark, caplog, export, table)
+    (tmp_path / "saved").mkdir()
+    for number in range(3):
+        DataSet(np.ones((5, WIDTH)), np.full(5, number)).save(tmp_path / "saved" / f"{number}.safetensors")
+    folder = f"{scheme}://{tmp_path}/saved"
+    assert not fits(spark, caplog, export, folder)
+    assert fits(spark, caplog, export, folder)
+    assert not fits(spark, caplog, export, f"{folder}/1.safetensors")
+    assert len(folders(tmp_path / "export")) == 3
+
+
+@pytest.mark.parametrize("scheme", ["file", "local"])
+def test_many_partitions_are_spread_over_folders(tmp_path, scheme):
+    place = f"{scheme}://{tmp_path}/out"
+    storage.make_directories(place)
+    rows = list(element_rows([DataSet(np.ones((3, 2)), np.zeros(3, int))]))
+    results = [write_parts(rows, [place], partition, 4)[0] for partition in (7, 1007, 2007)]
+    assert [result.storage_error for result in results] == [""] * 3
+    assert [path.removeprefix(place) for path in storage.list_files(place, recursive=True)] == [
+        "/00001/part-01007.parquet",
+        "/00002/part-02007.parquet",
+        "/part-00007.parquet",
+    ]
