@@ -92,6 +92,11 @@ def test_arrays_in_arrays_are_read_or_their_problem_is_counted(shape, rows, know
         assert first or (problem.count, problem.first_row) == (1, row)
 
 
+def test_a_null_among_arrays_in_arrays_is_one_bad_row():
+    column = pa.array([[[1, 2], [3, 4]], [[5, 6], None], [[7, 8], [9, 10]]])
+    assert read_lists(column, "x", depth=2) == (None, Problem("x", "null", 1, 1))
+
+
 def _first_of(listed, depth):
     for _ in range(depth):
         listed = listed[0]
