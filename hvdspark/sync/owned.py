@@ -80,6 +80,7 @@ class RegionExchange(Exchange):
         self._num_threads = num_threads
         self._sent = 0
         self._density_sum = 0.0
+        self._let_through: NDArray[np.int32] = np.empty(0, np.int32)
 
     @property
     def residual(self) -> Vector:  # type: ignore[override]  # it is never None
@@ -90,8 +91,14 @@ class RegionExchange(Exchange):
 
     @property
     def sent(self) -> NDArray[np.int32]:  # type: ignore[override]  # the encoder owns it
-        """What this rank last sent to owners, `[count] int32`."""
-        return self._encoder.sent
+        """What this rank last sent and owners let through, `[count] int32`.
+
+        Momentum of the rest is not to be zeroed: it has not reached the weights.
+        """
+        own, let_through = np.abs(self._encoder.sent), self._let_through
+        places = np.searchsorted(let_through, own)
+        places[places == let_through.size] = 0
+        return self._encoder.sent[let_through[places] == own] if let_through.size else self._encoder.sent[:0]
 
     def add_total(self, vector: Vector, out: Vector, scale: float, *, part: Part) -> None:
         """Do ``out += scale * sum of what owners send``."""
@@ -127,6 +134,8 @@ class RegionExchange(Exchange):
             self._undo(coded, joined)
             raise
         self._encoder.agree_on(tallies)
+        pairs = zip(self._regions.spans, found, strict=True)
+        self._let_through = np.concatenate([np.abs(each.codes(0)) + np.int32(span.start) for span, each in pairs])
         self._sent += 1
         self._density_sum += self._encoder.sent.size / self._encoder.n
 

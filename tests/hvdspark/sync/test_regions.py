@@ -187,6 +187,25 @@ def test_what_it_cannot_do_is_refused(options):
     run_ranks(fn, 2)
 
 
+def test_what_counts_as_sent_is_what_owners_let_through():
+    def fn(world):
+        exchange, out = (
+            exchange_of(RegionExchange, world, 2000, FixedThresholdAlgorithm(2e-2)),
+            np.zeros(2000, np.float32),
+        )
+        partly = 0
+        for vector in vectors(world.rank, 5, 2000):
+            before = out.copy()
+            exchange.add_total(vector, out, 1.0, part=Part())
+            moved = set(np.flatnonzero(out != before))
+            own = {abs(code) - 1 for code in exchange._encoder.sent.tolist()}
+            assert {abs(code) - 1 for code in exchange.sent.tolist()} == own & moved
+            partly += 0 < len(own & moved) < len(own)
+        return partly
+
+    assert all(run_ranks(fn, 12))
+
+
 def test_momentum_is_masked_where_this_rank_has_sent():
     def fn(world):
         module = make_module()
