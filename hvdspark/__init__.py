@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hvdspark.sync import Nesterov as Nesterov
     from hvdspark.sync import ParameterAveraging as ParameterAveraging
     from hvdspark.sync import SharedUpdates as SharedUpdates
+    from hvdspark.training import Checkpoint as Checkpoint
     from hvdspark.training import Moment as Moment
     from hvdspark.training import TrainingHook as TrainingHook
     from hvdspark.training import TrainingListener as TrainingListener
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "AdaptiveThresholdAlgorithm": "codec",
+    "Checkpoint": "training",
     "Collective": "collectives",
     "DataSet": "data",
     "DefaultRepartitioner": "data",

@@ -11,6 +11,7 @@ import hvdspark_launch
 
 PUBLIC = [
     "AdaptiveThresholdAlgorithm",
+    "Checkpoint",
     "Collective",
     "DataSet",
     "DefaultRepartitioner",

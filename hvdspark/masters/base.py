@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import logging
-import secrets
 import time
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -16,11 +15,29 @@ from hvdspark.data import Source
 from hvdspark.errors import ConfigurationError, RankMismatch
 from hvdspark.masters.placement import LAUNCHERS, choose_launcher, open_run_directory
 from hvdspark.masters.progress import ProgressBar
+from hvdspark.masters.resume import (
+    choose_seed,
+    facts_of,
+    matching,
+    refuse_old_checkpoints,
+    require_checkpoints,
+    weight_options,
+)
+from hvdspark.masters.retries import run_to_the_end
 from hvdspark.masters.staging import StagedData, check_alike, staged
 from hvdspark.masters.workers import count_workers
 from hvdspark.network import Network
 from hvdspark.stats import RankStats, TrainingStats
-from hvdspark.training import Job, RankReport, Sharing, TrainingHook, TrainingListener, TrainingResult, work
+from hvdspark.training import (
+    Checkpoint,
+    CheckpointManifest,
+    Job,
+    RankReport,
+    Sharing,
+    TrainingHook,
+    TrainingListener,
+    TrainingResult,
+)
 from hvdspark.training.worker import WEIGHTS_FILE
 from hvdspark_launch import Launcher
 
@@ -73,6 +90,12 @@ class TrainingMaster(Configuration, abc.ABC):
         Run on every rank, before and after each update.
     listeners : tuple of TrainingListener
         Hear of each step and epoch, on every rank.
+    checkpoint : Checkpoint, optional
+        When checkpoints are written into the run directory, from which a run goes on that was interrupted.
+    max_failures : int
+        How often ranks may be lost (a dead process, executor or host) before the fit fails. Each time all ranks start
+        again, from the last checkpoint, or without one from the start. The user's own exceptions, and what ranks
+        refuse, are raised at once.
     device : str
         "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:0". Under "auto" and "cuda" a rank takes the GPU that
         Spark gave its task, else one by its place on the host. Two ranks on one GPU are refused. Where Spark gave a GPU
@@ -93,6 +116,8 @@ class TrainingMaster(Configuration, abc.ABC):
     debug_longer_iterations_ms: int = Field(default=0, ge=0)
     training_hooks: tuple[TrainingHook, ...] = ()
     listeners: tuple[TrainingListener, ...] = ()
+    checkpoint: Checkpoint | None = None
+    max_failures: int = Field(default=3, ge=0)
     device: str = "auto"
 
     @field_validator("workers_per_node")
@@ -178,6 +203,7 @@ class TrainingMaster(Configuration, abc.ABC):
         *,
         epochs: int = 1,
         validation: Source | None = None,
+        resume: bool = False,
         run_directory: str | None = None,
     ) -> TrainingResult:
         """Stage the data, train on all ranks, and put the trained weights into the network.
@@ -193,14 +219,19 @@ class TrainingMaster(Configuration, abc.ABC):
             source may hold rows back for validation itself.
         epochs : int
             Passes over the training data.
+        resume : bool
+            Go on from the last whole checkpoint in the run directory, to the weights that the run would have come to.
         run_directory : str, optional
-            Where events and weights go. None: a temporary folder, on a local master only.
+            Where events, checkpoints and weights go. None: a temporary folder, on a local master only.
         """
         if not isinstance(epochs, int) or epochs < 1:
             raise ConfigurationError(f"epochs: a whole number from 1 is needed, not {epochs!r}")
         begin = time.perf_counter()
         # Whatever can be refused is refused before the data are staged, which can take long.
         network.check_portable()
+        found = require_checkpoints(run_directory) if resume else ()
+        if not resume:
+            refuse_old_checkpoints(run_directory)
         if validation is not None:
             check_alike(train, validation)
         for source in (train, validation):
@@ -211,11 +242,11 @@ class TrainingMaster(Configuration, abc.ABC):
         with open_run_directory(spark, run_directory) as directory:
             with staged(train, validation, directory, self.export_directory) as data:
                 network.check_roles([field.role for field in data.fields])
-                job = self._job(network, data, epochs, directory)
+                job = self._job(network, data, epochs, directory, num_workers, found)
                 ready = time.perf_counter()
                 _LOG.info("training %d parameters on %d ranks", network.num_parameters, num_workers)
                 with ProgressBar(directory, epochs):
-                    reports = launcher.run(work, num_workers, args=(job,))
+                    reports = run_to_the_end(launcher, num_workers, job, self.max_failures)
             _check_agreement(reports)
             weights, _ = storage.read_tensors(storage.join(directory, WEIGHTS_FILE), framework="torch")
             network.load_tensors(weights, source=directory)
@@ -223,7 +254,17 @@ class TrainingMaster(Configuration, abc.ABC):
         seconds = {"staging_s": ready - begin, "training_s": end - ready, "total_s": end - begin}
         return self._result(network, reports, directory, job.seed, seconds)
 
-    def _job(self, network: Network, data: StagedData, epochs: int, directory: str) -> Job:
+    def _job(
+        self,
+        network: Network,
+        data: StagedData,
+        epochs: int,
+        directory: str,
+        num_workers: int,
+        found: tuple[CheckpointManifest, ...],
+    ) -> Job:
+        sharing, seed = self.sharing(), choose_seed(self.rng_seed, found)
+        facts = facts_of(network, data, num_workers, seed, weight_options(self, sharing))
         return Job(
             network=network,
             train_directory=data.train,
@@ -231,8 +272,8 @@ class TrainingMaster(Configuration, abc.ABC):
             run_directory=directory,
             epochs=epochs,
             batch_size=self.batch_size_per_worker,
-            sharing=self.sharing(),
-            seed=secrets.randbits(31) if self.rng_seed is None else self.rng_seed,
+            sharing=sharing,
+            seed=seed,
             prefetch=self.worker_prefetch_num_batches,
             transport=self.transport,
             device=self.device,
@@ -242,6 +283,9 @@ class TrainingMaster(Configuration, abc.ABC):
             longer_iterations_ms=self.debug_longer_iterations_ms,
             hooks=self.training_hooks,
             listeners=self.listeners,
+            checkpoint=self.checkpoint,
+            facts=facts,
+            resume=matching(found, facts, epochs),
         )
 
     def _result(

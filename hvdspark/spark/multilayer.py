@@ -115,6 +115,7 @@ class SparkMultiLayer:
         epochs: int = 1,
         validation: TrainingData | None = None,
         loader: Loader | None = None,
+        resume: bool = False,
         run_directory: str | None = None,
     ) -> TrainingResult:
         """Train the network.
@@ -131,9 +132,12 @@ class SparkMultiLayer:
             Scored after each epoch. The name of a boolean column of the training table: its true rows are held back.
         loader : callable, optional
             Reads one file of another format: path -> DataSet or MultiDataSet. It runs on the workers.
+        resume : bool
+            Go on from the last whole checkpoint in the run directory (see `Checkpoint`), with the same data, network
+            and options, to the weights that the run would have come to.
         run_directory : str, optional
-            Where events and weights go. None: a temporary folder, on a local master only; on a cluster a path or URL
-            that the driver and every worker reach.
+            Where events, checkpoints and weights go. None: a temporary folder, on a local master only; on a cluster a
+            path or URL that the driver and every worker reach.
 
         Returns
         -------
@@ -149,7 +153,7 @@ class SparkMultiLayer:
         """
         self._master()
         train, held_back = open_sources(self.spark, data, validation, self._plan, loader)
-        return self._train(train, held_back, epochs, run_directory)
+        return self._train(train, held_back, epochs=epochs, resume=resume, run_directory=run_directory)
 
     def fit_labeled_point(
         self,
@@ -157,6 +161,7 @@ class SparkMultiLayer:
         *,
         epochs: int = 1,
         validation: RDD[Any] | None = None,
+        resume: bool = False,
         run_directory: str | None = None,
     ) -> TrainingResult:
         """Train on MLlib's labelled points, or (label, vector) pairs, whose labels are class indices.
@@ -165,7 +170,7 @@ class SparkMultiLayer:
         ----------
         rdd, validation : RDD of LabeledPoint
             What is trained on, and what is scored after each epoch.
-        epochs, run_directory
+        epochs, resume, run_directory
             As of `fit`.
 
         Raises
@@ -173,7 +178,7 @@ class SparkMultiLayer:
         DataError
             If an element is no such point, or a label no whole number.
         """
-        return self._fit_points(rdd, validation, "class", epochs, run_directory)
+        return self._fit_points(rdd, validation, "class", epochs=epochs, resume=resume, run_directory=run_directory)
 
     def fit_continuous_labeled_point(
         self,
@@ -181,13 +186,14 @@ class SparkMultiLayer:
         *,
         epochs: int = 1,
         validation: RDD[Any] | None = None,
+        resume: bool = False,
         run_directory: str | None = None,
     ) -> TrainingResult:
         """Train on MLlib's labelled points, or (label, vector) pairs, whose labels are real targets.
 
         Parameters
         ----------
-        rdd, validation, epochs, run_directory
+        rdd, validation, epochs, resume, run_directory
             As of `fit_labeled_point`.
 
         Raises
@@ -200,10 +206,10 @@ class SparkMultiLayer:
                 f"fit_continuous_labeled_point: real targets are of no use to {type(self.network.loss).__name__}: use "
                 "fit_labeled_point for classes, or another loss"
             )
-        return self._fit_points(rdd, validation, "value", epochs, run_directory)
+        return self._fit_points(rdd, validation, "value", epochs=epochs, resume=resume, run_directory=run_directory)
 
     def _fit_points(
-        self, rdd: RDD[Any], validation: RDD[Any] | None, points: PointLabels, epochs: int, run_directory: str | None
+        self, rdd: RDD[Any], validation: RDD[Any] | None, points: PointLabels, **how: Any
     ) -> TrainingResult:
         from pyspark import RDD
 
@@ -213,7 +219,7 @@ class SparkMultiLayer:
                 raise UnsupportedError(f"an RDD of LabeledPoint is needed, this is a {type(each).__name__}: use fit")
         train = open_source(self.spark, rdd, self._plan, points=points)
         other = None if validation is None else open_source(self.spark, validation, self._plan, points=points)
-        return self._train(train, other, epochs, run_directory)
+        return self._train(train, other, **how)
 
     def _master(self) -> TrainingMaster:
         if self.training_master is None:
@@ -222,12 +228,8 @@ class SparkMultiLayer:
             )
         return self.training_master
 
-    def _train(
-        self, train: Source, validation: Source | None, epochs: int, run_directory: str | None
-    ) -> TrainingResult:
-        self._result = self._master().fit(
-            self.spark, self.network, train, epochs=epochs, validation=validation, run_directory=run_directory
-        )
+    def _train(self, train: Source, validation: Source | None, **how: Any) -> TrainingResult:
+        self._result = self._master().fit(self.spark, self.network, train, validation=validation, **how)
         return self._result
 
     def evaluate(self, data: DataFrame, *, batch_size: int = 64) -> Evaluation:

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from hvdspark.network import Network
+from hvdspark.training.checkpoint import Checkpoint, CheckpointManifest
 from hvdspark.training.hooks import TrainingHook, TrainingListener
 from hvdspark.training.sharing import Sharing
 
-__all__ = ["Job", "RankReport"]
+__all__ = ["Failure", "Job", "RankReport"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failure:
+    """What ended an attempt.
+
+    Parameters
+    ----------
+    attempt : int
+        Which, from 1.
+    rank : int
+        The rank that was lost; -1: nobody can say.
+    host : str
+        Where it ran.
+    cause : str
+        How it ended, in a line.
+    """
+
+    attempt: int
+    rank: int
+    host: str
+    cause: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +72,14 @@ class Job:
         Milliseconds that each step sleeps.
     hooks, listeners : tuple
         Users' own code.
+    checkpoint : Checkpoint, optional
+        When checkpoints are taken.
+    facts : dict
+        What is written into them, and must be the same for a run that goes on.
+    resume : tuple of CheckpointManifest
+        Where to go on: from the first that is whole on all ranks. Empty: from the start.
+    failure : Failure, optional
+        What ended the attempt before this one.
     """
 
     network: Network
@@ -67,6 +99,10 @@ class Job:
     longer_iterations_ms: int = 0
     hooks: tuple[TrainingHook, ...] = ()
     listeners: tuple[TrainingListener, ...] = ()
+    checkpoint: Checkpoint | None = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    resume: tuple[CheckpointManifest, ...] = ()
+    failure: Failure | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from hvdspark.errors import ConfigurationError, ModelError
 from hvdspark.events import EventLog
 from hvdspark.sync import Synchroniser, mean_buffers_
 from hvdspark.sync.phases import Phases
+from hvdspark.training.checkpointer import Checkpointer, Progress, Trained
 from hvdspark.training.garbage import collecting_every
 from hvdspark.training.hooks import Moment
 from hvdspark.training.job import Job, RankReport
@@ -60,8 +61,12 @@ class Trainer:
         self._train = Manifest.read(job.train_directory)
         job.network.check_roles([field.role for field in self._train.fields])
         self._validation = Manifest.read(job.validation_directory) if job.validation_directory else None
+        self._checkpoints = Checkpointer(
+            job, world, events, Trained(self._module, self._optimizer, self._scheduler, device)
+        )
         self._examples = 0
         self._steps = 0
+        self._history: list[dict[str, Any]] = []
         self._last_progress = 0.0
 
     def _synchroniser(self, num_threads: int) -> Synchroniser:
@@ -90,7 +95,7 @@ class Trainer:
         was_training = self._module.training
         try:
             with collecting_every(self._job.gc_interval_ms) as self._collect_garbage:
-                history = tuple(self._epoch(epoch) for epoch in range(self._job.epochs))
+                self._run_epochs()
         finally:
             self._module.train(was_training)
         self._optimizer.verify()
@@ -101,7 +106,7 @@ class Trainer:
             steps=self._steps,
             exchanges=sync.exchanges,
             examples=self._examples,
-            history=history,
+            history=tuple(self._history),
             bytes_sent=sync.bytes_sent,
             dense_bytes=sync.dense_bytes,
             density=sync.density,
@@ -115,15 +120,38 @@ class Trainer:
 
     # ---- an epoch ----------------------------------------------------------------------------------------------
 
-    def _epoch(self, epoch: int) -> dict[str, Any]:
+    def _run_epochs(self) -> None:
+        """Go on where the job says, and save when it says."""
+        start = self._checkpoints.restore()
+        self._steps, self._examples, self._history = start.steps, start.examples, start.history
+        step, loss_sum = start.step, start.loss_sum
+        for epoch in range(start.epoch, self._job.epochs):
+            self._history.append(self._epoch(epoch, step, loss_sum))
+            step, loss_sum = 0, 0.0
+            if self._checkpoints.is_due_after_epoch(epoch + 1):
+                self._save(epoch + 1, step, loss_sum)
+
+    def _save(self, epoch: int, step: int, loss_sum: float) -> None:
+        progress = Progress(
+            epoch=epoch, step=step, loss_sum=loss_sum, steps=self._steps, examples=self._examples, history=self._history
+        )
+        with self._phases.timed("checkpoint"):
+            self._checkpoints.save(progress)
+
+    def _epoch(self, epoch: int, start_step: int, loss_so_far: float) -> dict[str, Any]:
+        """Train an epoch from a step on, given this rank's sum of losses in the steps before it."""
         begin = time.perf_counter()
         self._module.train()
-        batches = self._batches(self._job.train_directory, self._train, epoch=epoch, shuffle=True)
+        batches = self._batches(
+            self._job.train_directory, self._train, epoch=epoch, shuffle=True, start_step=start_step
+        )
         self._tell("on_epoch_start", epoch)
-        loss_sum = torch.zeros((), dtype=torch.float64)
+        loss_sum = torch.tensor(loss_so_far, dtype=torch.float64)
         for batch in self._timed(batches):
             loss_sum += self._step(batch, epoch)
-            self._progress(epoch, batch.step, len(batches))
+            self._progress(epoch, batch.step, start_step + len(batches))
+            if self._checkpoints.is_due_after_step(self._steps):
+                self._save(epoch, batch.step + 1, loss_sum.item())
         self._optimizer.synchronise()  # steps left over: nothing of an epoch is skipped, and all score the same weights
         if self._job.buffers == "mean":
             mean_buffers_(self._module, self._world)
@@ -149,7 +177,9 @@ class Trainer:
             for each in told:
                 getattr(each, what)(moment)
 
-    def _batches(self, directory: str, manifest: Manifest, *, epoch: int, shuffle: bool) -> Batches:
+    def _batches(
+        self, directory: str, manifest: Manifest, *, epoch: int, shuffle: bool, start_step: int = 0
+    ) -> Batches:
         plan = EpochPlan(
             rows_per_group=manifest.rows_per_group,
             size=self._world.size,
@@ -158,7 +188,7 @@ class Trainer:
             epoch=epoch,
             shuffle=shuffle,
         )
-        return Batches(directory, manifest, plan, self._world.rank, prefetch=self._job.prefetch)
+        return Batches(directory, manifest, plan, self._world.rank, start_step=start_step, prefetch=self._job.prefetch)
 
     def _timed(self, batches: Batches) -> Iterator[Batch]:
         """Yield the batches, counting the time that is spent waiting for them."""

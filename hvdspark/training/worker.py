@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import torch
-
 from hvdspark import storage
 from hvdspark.collectives import Collective, open_collective
 from hvdspark.errors import ConfigurationError
@@ -13,6 +11,7 @@ from hvdspark.events import EventLog
 from hvdspark.training.job import Job, RankReport
 from hvdspark.training.loop import Trainer
 from hvdspark.training.place import occupied, take_place
+from hvdspark.training.rules import seed_random
 from hvdspark.training.sharing import SharingOptions
 
 __all__ = ["WEIGHTS_FILE", "work"]
@@ -40,7 +39,7 @@ def work(job: Job) -> RankReport:
             _show_encoding_lines()
         device, num_threads = take_place(job.device, world)
         with occupied(device, num_threads):
-            torch.manual_seed(job.seed + world.rank)
+            seed_random(job.seed + world.rank)
             trainer = Trainer(job, world, events, device, num_threads)
             report = trainer.train()
             if world.rank == 0:

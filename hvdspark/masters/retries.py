@@ -1,0 +1,86 @@
+"""A stage whose ranks were lost is submitted again; one that the user's own code or options ended is not.
+
+Spark itself never retries such a stage (it ends in a result stage, and half of its results may be taken).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+
+from hvdspark.errors import LaunchError, PeerFailed, RankFailed, StartTimeout, TooFewSlots
+from hvdspark.training import Failure, Job, RankReport, find_checkpoints, work
+from hvdspark_launch import Launcher
+
+__all__ = ["run_to_the_end"]
+
+_LOG = logging.getLogger(__name__)
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
+
+
+def run_to_the_end(
+    launcher: Launcher, num_workers: int, job: Job, max_failures: int, sleep: Callable[[float], None] = time.sleep
+) -> list[RankReport]:
+    """Run a job on all ranks; where some are lost, again from the last checkpoint, or from the start without one.
+
+    Parameters
+    ----------
+    launcher : Launcher
+        Starts the ranks.
+    num_workers : int
+        How many.
+    job : Job
+        What they do.
+    max_failures : int
+        How often ranks may be lost.
+    sleep : callable
+        Waits so many seconds before a further attempt, longer each time: what was lost may need time to come back.
+
+    Raises
+    ------
+    LaunchError
+        Where it was the user's own exception or option, or ranks were lost once too often.
+    """
+    attempt = 1
+    while True:
+        try:
+            return launcher.run(work, num_workers, args=(job,))
+        except LaunchError as error:
+            failure = _failure(error, attempt)
+            if failure is None:
+                raise
+            if attempt > max_failures:
+                error.add_note(f"max_failures={max_failures}: this was attempt {attempt}, and the last")
+                raise
+        found = find_checkpoints(job.run_directory)
+        _LOG.warning(
+            "attempt %d of %d ended, for rank %d on %s was lost (%s): the ranks start again from %s",
+            attempt, max_failures + 1, failure.rank, failure.host, failure.cause,
+            found[0].name if found else "the start",
+        )  # fmt: skip
+        sleep(min(_FIRST_WAIT_S * 2 ** (attempt - 1), _LONGEST_WAIT_S))
+        job = dataclasses.replace(job, resume=found, failure=failure)
+        attempt += 1
+
+
+def _failure(error: LaunchError, attempt: int) -> Failure | None:
+    """Return what a further attempt may mend; None: what would come again."""
+    if isinstance(error, RankFailed) and _was_lost(error):
+        return Failure(attempt=attempt, rank=error.rank, host=error.host, cause=error.summary.splitlines()[0])
+    if attempt > 1 and isinstance(error, StartTimeout | TooFewSlots):
+        # Before the first attempt there was room for all: what was lost is not back yet.
+        return Failure(attempt=attempt, rank=-1, host="an unknown host", cause=str(error).splitlines()[0])
+    return None
+
+
+def _was_lost(error: RankFailed) -> bool:
+    """Tell whether the rank died, or stopped because another did: without an exception of its own."""
+    cause = error.__cause__
+    while cause is not None:
+        if isinstance(cause, PeerFailed):
+            return True
+        cause = cause.__cause__
+    # Without a cause, a traceback tells of an exception that could not be carried.
+    return error.__cause__ is None and not error.traceback and "Traceback (most recent call last)" not in error.summary
