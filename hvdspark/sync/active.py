@@ -48,7 +48,3 @@ class ActiveParameters:
             used = counts > 0
             self.flags = used if self.flags is None else self.flags | used
         return self.flags
-
-    def as_list(self) -> list[bool] | None:
-        """Return the flags for a checkpoint."""
-        return None if self.flags is None else self.flags.tolist()

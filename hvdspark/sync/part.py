@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+
+from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, RankMismatch
 
 __all__ = ["Part", "check_counts"]
@@ -52,6 +55,30 @@ class Part:
     def stamp(self) -> int:
         """The count as a message's header carries it."""
         return _UNCOUNTED if self.examples is None else self.examples
+
+    def weight(self, collective: Collective) -> float:
+        """Return by what this rank's part is multiplied so that the plain mean over ranks is the mean over examples.
+
+        Where `examples` is given and `total` is not, one small exchange finds it; all ranks call this.
+
+        Raises
+        ------
+        RankMismatch
+            If not all ranks ask.
+        """
+        if self.examples is None:
+            return 1.0
+        total = self._count(collective) if self.total is None else self.total
+        return collective.size * self.examples / total if total else 1.0
+
+    def _count(self, collective: Collective) -> int:
+        counted = np.array([self.examples], np.int64)
+        try:
+            collective.allreduce_(counted)
+        except RankMismatch as error:
+            error.add_note("step(examples=...) must be given on all ranks or on none, and total_examples likewise")
+            raise
+        return int(counted[0])
 
 
 def check_counts(part: Part, stamps: Sequence[int]) -> None:

@@ -7,13 +7,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Self, TypeAlias
 
-import numpy as np
-
-from hvdspark.collectives import Collective
-from hvdspark.errors import ConfigurationError, RankMismatch
+from hvdspark.errors import ConfigurationError
 from hvdspark.sync.part import Part
 
-__all__ = ["LocalSteps", "Period", "checked_local_steps", "count_examples", "local_steps_at"]
+__all__ = ["LocalSteps", "Period", "checked_local_steps", "local_steps_at"]
 
 LocalSteps: TypeAlias = int | Sequence[tuple[int, int]]
 """A number of local steps, or a schedule: ``((0, 1), (500, 10))`` is 1 up to step 500, 10 from there on."""
@@ -52,25 +49,6 @@ def local_steps_at(schedule: tuple[tuple[int, int], ...], step: int) -> int:
     return next(steps for first, steps in reversed(schedule) if first <= step)
 
 
-def count_examples(collective: Collective, part: Part) -> int:
-    """Return how many examples all ranks have; where that is not known, one small exchange finds it.
-
-    Raises
-    ------
-    RankMismatch
-        If not all ranks ask.
-    """
-    if part.total is not None:
-        return part.total
-    counted = np.array([part.examples], np.int64)
-    try:
-        collective.allreduce_(counted)
-    except RankMismatch as error:
-        error.add_note("step(examples=...) must be given on all ranks or on none, and total_examples likewise")
-        raise
-    return int(counted[0])
-
-
 @dataclasses.dataclass
 class Period:
     """The local steps since the last agreement.
@@ -101,13 +79,6 @@ class Period:
     def is_over(self) -> bool:
         """Whether the ranks meet now."""
         return self.steps >= self.length
-
-    def weight(self, collective: Collective) -> float:
-        """Return by what this rank's difference is multiplied so that the plain mean is the mean over examples."""
-        if self.part.examples is None:
-            return 1.0
-        total = count_examples(collective, self.part)
-        return collective.size * self.part.examples / total if total else 1.0
 
     def numbers(self) -> tuple[int, int, int | None, int | None]:
         """Return all of it as numbers, for a checkpoint."""

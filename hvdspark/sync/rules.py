@@ -47,6 +47,10 @@ class Rules:
         facts = {name: value for name, value in vars(self).items() if name not in ("schedule", "outer")}
         return {**facts, "outer_optimizer": repr(self.outer)}
 
+    def scale(self, size: int) -> float:
+        """Return what each of so many ranks' parts is multiplied by before they are summed."""
+        return 1.0 / size if self.combine == "mean" else 1.0
+
     def __post_init__(self) -> None:
         if not isinstance(self.verify_every, int) or self.verify_every < 0:
             raise ConfigurationError(f"verify_every: a whole number from 0 is needed, not {self.verify_every!r}")

@@ -1,4 +1,4 @@
-"""A synchroniser's state as it was saved, looked at whole before anything of it is taken."""
+"""A synchroniser's state as it is written and read: looked at whole before anything of it is taken."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hvdspark.errors import ConfigurationError
 from hvdspark.sync.flat import FlatParameters
 from hvdspark.sync.period import Period
 
-__all__ = ["Kept", "Saved"]
+__all__ = ["Keeper", "Saved"]
 
 _KEYS = {
     "optimizer", "exchange", "steps", "exchanges", "rank", "size", "bytes_sent", "local_bytes", "active", "period",
@@ -22,8 +22,8 @@ _KEYS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
-    """Who takes a state back.
+class Keeper:
+    """Who saves a state, and takes it back.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Kept:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Saved:
-    """A state that can be taken.
+    """All of a state.
 
     Parameters
     ----------
@@ -81,9 +81,26 @@ class Saved:
     bytes_sent: int
     local_bytes: int
 
+    def written(self, keeper: Keeper) -> dict[str, Any]:
+        """Return it as `state_dict` gives it to the user, for `read`."""
+        return {
+            "optimizer": self.optimizer,
+            "exchange": self.exchange,
+            "velocity": self.velocity,
+            "period": self.period and (self.agreed, self.fingerprint, *self.period.numbers()),
+            "under_way": self.under_way,
+            "steps": self.steps,
+            "exchanges": self.exchanges,
+            "rank": keeper.rank,
+            "size": keeper.size,
+            "bytes_sent": self.bytes_sent,
+            "local_bytes": self.local_bytes,
+            "active": None if self.active is None else self.active.tolist(),
+        }
+
     @classmethod
-    def read(cls, state: dict[str, Any], kept: Kept) -> Self:
-        """Read what `state_dict` returned.
+    def read(cls, state: dict[str, Any], keeper: Keeper) -> Self:
+        """Read what `written` returned.
 
         Raises
         ------
@@ -91,28 +108,28 @@ class Saved:
             If it is another rank's, another model's or damaged.
         """
         if set(state) != _KEYS:
-            raise ConfigurationError(f"{kept.name}: a state has the keys {sorted(_KEYS)}, not {sorted(state)}")
-        if (state["rank"], state["size"]) != (kept.rank, kept.size):
+            raise ConfigurationError(f"{keeper.name}: a state has the keys {sorted(_KEYS)}, not {sorted(state)}")
+        if (state["rank"], state["size"]) != (keeper.rank, keeper.size):
             raise ConfigurationError(
-                f"this is the state of rank {state['rank']} of {state['size']}, here is rank {kept.rank} of "
-                f"{kept.size}: each rank keeps back something else, so each saves and loads its own"
+                f"this is the state of rank {state['rank']} of {state['size']}, here is rank {keeper.rank} of "
+                f"{keeper.size}: each rank keeps back something else, so each saves and loads its own"
             )
-        if (state["velocity"] is not None) != kept.has_outer:
+        if (state["velocity"] is not None) != keeper.has_outer:
             raise ConfigurationError("the state is of another outer_optimizer: one of them has none")
         try:
-            return cls._read(state, kept)
+            return cls._read(state, keeper)
         except (TypeError, ValueError, KeyError) as error:
-            raise ConfigurationError(f"{kept.name}: the state is damaged: {error}") from error
+            raise ConfigurationError(f"{keeper.name}: the state is damaged: {error}") from error
 
     @classmethod
-    def _read(cls, state: dict[str, Any], kept: Kept) -> Self:
+    def _read(cls, state: dict[str, Any], keeper: Keeper) -> Self:
         agreed, fingerprint, *numbers = state["period"] or (None, None)
         for tensor in (state["velocity"], state["under_way"], agreed):
-            if tensor is not None and (tensor.shape, tensor.dtype) != (kept.flat.weights.shape, torch.float32):
-                raise ValueError(f"it is not of a model of {kept.flat.n} parameters")
+            if tensor is not None and (tensor.shape, tensor.dtype) != (keeper.flat.weights.shape, torch.float32):
+                raise ValueError(f"it is not of a model of {keeper.flat.n} parameters")
         active = state["active"] if state["active"] is None else np.array(state["active"], np.bool_)
-        if active is not None and active.shape != (len(kept.flat.parameters),):
-            raise ValueError(f"it is of {active.size} parameters, there are {len(kept.flat.parameters)}")
+        if active is not None and active.shape != (len(keeper.flat.parameters),):
+            raise ValueError(f"it is of {active.size} parameters, there are {len(keeper.flat.parameters)}")
         if not isinstance(state["optimizer"], dict) or not isinstance(state["exchange"], dict):
             raise TypeError("the states of optimizer and exchange are no dictionaries")
         counts = {name: state[name] for name in ("steps", "exchanges", "bytes_sent", "local_bytes")}

@@ -1,4 +1,4 @@
-"""Bytes that a synchroniser has sent, apart from those that others sent over the same collective."""
+"""What a synchroniser has exchanged, apart from what others sent over the same collective."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Traffic"]
 
 
 class Traffic:
-    """Counts bytes.
+    """Counts exchanges, by whoever makes them, and their bytes.
 
     Parameters
     ----------
@@ -23,6 +23,8 @@ class Traffic:
 
     Attributes
     ----------
+    exchanges : int
+        How often the ranks have come to agree.
     sent, local : int
         Bytes to anyone, and bytes to ranks of the same host that came together first.
     """
@@ -30,7 +32,7 @@ class Traffic:
     def __init__(self, collective: Collective, hosts: Hosts | None) -> None:
         self._collective = collective
         self._hosts = hosts
-        self.sent = self.local = 0
+        self.exchanges = self.sent = self.local = 0
 
     @contextmanager
     def counted(self) -> Iterator[None]:

@@ -40,10 +40,12 @@ class WrappedOptimizer(torch.optim.Optimizer):
             raise UnsupportedError(
                 "LBFGS evaluates the model several times within a step, so its steps cannot be shared"
             )
+        self._is_wrapped = False
         self._optimizer = optimizer
         groups, state = optimizer.param_groups, optimizer.state
         super().__init__(groups, optimizer.defaults)  # torch starts both anew, through the properties below
         self.param_groups, self.state = groups, state
+        self._is_wrapped = True
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -62,6 +64,12 @@ class WrappedOptimizer(torch.optim.Optimizer):
     @state.setter
     def state(self, state: defaultdict[torch.Tensor, Any]) -> None:
         self._optimizer.state = state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse new parameters: all ranks agreed on a set of them (allowed only while this is being built)."""
+        if self._is_wrapped:
+            raise UnsupportedError("parameters cannot be added after the optimizer was wrapped: wrap it again")
+        super().add_param_group(param_group)
 
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 (torch's signature)
         """Reset the gradients, as torch's optimizers do."""

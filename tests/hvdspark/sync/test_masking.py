@@ -95,7 +95,7 @@ def test_a_step_that_was_not_shared_masks_nothing():
 def test_who_is_masked(options, optimizer, masked):
     def fn(world):
         made = SharedUpdates(optimizer(make_module()), world, **options)
-        return len(made._followers) == 1
+        return len(made._meeting._followers) == 1
 
     assert run_ranks(fn, 2) == [masked] * 2
 

@@ -91,7 +91,7 @@ def test_codes_agree_at_every_step_and_lose_nothing():
         start, went_in, prints = weights(module).astype(np.float64), 0.0, []
         for step in range(12):
             train(module, optimizer, world, [step])
-            went_in = went_in + optimizer._flight.vector.numpy().astype(np.float64)
+            went_in = went_in + optimizer._meeting._flight.vector.numpy().astype(np.float64)
             prints.append(optimizer.fingerprint())
         optimizer.synchronise()
         return prints, went_in - optimizer._exchange.residual, start, weights(module)

@@ -35,7 +35,7 @@ def test_an_updater_that_cannot_be_averaged_is_refused_by_name():
         for state in optimizer.state.values():
             state["momentum_buffer"] = state["momentum_buffer"].double()
         with pytest.raises(UnsupportedError, match="save_updater=False"):
-            optimizer._followers[0](1.0)
+            optimizer._meeting._followers[0](1.0)
 
     run_ranks(half, 2)
 
@@ -60,7 +60,7 @@ def test_state_of_16_bits_is_averaged_in_32(dtype):
         for state in optimizer.state.values():
             # Their sum is more than float16 holds.
             state["momentum_buffer"] = torch.full_like(state["momentum_buffer"], 30_000 + 64 * world.rank, dtype=dtype)
-        optimizer._followers[0](1.0)
+        optimizer._meeting._followers[0](1.0)
         for state in optimizer.state.values():
             assert state["momentum_buffer"].dtype == dtype
             mean = torch.tensor([float(torch.tensor(30_000 + 64 * rank, dtype=dtype)) for rank in range(3)]).mean()
