@@ -54,7 +54,8 @@ def run_to_the_end(
             if attempt > max_failures:
                 error.add_note(f"max_failures={max_failures}: this was attempt {attempt}, and the last")
                 raise
-        found = find_checkpoints(job.run_directory)
+        # Not what a run has left there that `fit(resume=True)` has passed over.
+        found = tuple(each for each in find_checkpoints(job.run_directory) if each.facts == job.facts)
         _LOG.warning(
             "attempt %d of %d ended, for rank %d on %s was lost (%s): the ranks start again from %s",
             attempt, max_failures + 1, failure.rank, failure.host, failure.cause,

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import random
 
 import numpy as np
 import pyarrow as pa
@@ -61,14 +62,22 @@ def stage_here(directory, count=83):
     Manifest(fields, tuple(files)).write(directory)
 
 
-def make_network(optimizer=None, **options):
-    """A module with statistics of its own beside the weights."""
+def make_network(optimizer=None, *more, **options):
+    """A module with statistics of its own beside the weights; `more` goes before its last layer."""
     torch.manual_seed(3)
     module = torch.nn.Sequential(
-        torch.nn.Linear(WIDTH, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, CLASSES)
+        torch.nn.Linear(WIDTH, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), *more, torch.nn.Linear(16, CLASSES)
     )
     optimizer = optimizer or functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
     return Network(module, torch.nn.CrossEntropyLoss(), optimizer, **options)
+
+
+class Noise(torch.nn.Module):
+    """Draws from all generators that a module may draw from; not for ranks that are threads, which share them."""
+
+    def forward(self, x):
+        x = torch.nn.functional.dropout(x, 0.3)
+        return x * (1 + 0.1 * random.random()) + 0.1 * float(np.random.random())  # noqa: NPY002
 
 
 def make_job(staged, run_directory, **options):

@@ -14,6 +14,7 @@ from hvdspark.errors import (
     TooFewSlots,
 )
 from hvdspark.masters.retries import run_to_the_end
+from hvdspark.training import CheckpointManifest
 from hvdspark_launch import Launcher
 
 
@@ -98,3 +99,14 @@ def test_a_host_that_is_not_back_yet_is_waited_for(tmp_path):
     launcher = Failing(failed(), TooFewSlots(2, 1, "ask for fewer"), StartTimeout("nobody came"))
     assert run_to_the_end(launcher, 2, make_job(tmp_path, tmp_path), 3, sleep=lambda _: None)
     assert [each.failure and each.failure.rank for each in launcher.jobs] == [None, 1, -1, -1]
+
+
+def test_they_go_on_from_checkpoints_of_their_own_run_only(tmp_path, caplog):
+    for epoch, facts in ((1, {"rng_seed": 5}), (2, {"rng_seed": 6})):
+        manifest = CheckpointManifest(epoch=epoch, step=0, steps=9, size=2, facts=facts, rules={}, checksums={})
+        (tmp_path / "checkpoints" / manifest.name).mkdir(parents=True)
+        manifest.write(str(tmp_path))
+    launcher = Failing(failed())
+    run_to_the_end(launcher, 2, make_job(tmp_path, tmp_path, facts={"rng_seed": 5}), 1, sleep=lambda _: None)
+    assert [each.epoch for each in launcher.jobs[1].resume] == [1]
+    assert "start again from epoch-00001-step-000000" in caplog.text

@@ -4,13 +4,25 @@ import dataclasses
 import functools
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
 
-from contracts.runs import AVERAGING, EPOCHS, STEPS, Interrupting, make_job, make_network, resumed, sharing, stage_here
+from contracts.runs import (
+    AVERAGING,
+    EPOCHS,
+    STEPS,
+    Interrupting,
+    Noise,
+    make_job,
+    make_network,
+    resumed,
+    sharing,
+    stage_here,
+)
 from contracts.runs import run_here as run
 from hvdspark import Checkpoint, Nesterov, storage
 from hvdspark.errors import ConfigurationError, HvdsparkError, StorageError, UnsupportedError
@@ -31,6 +43,7 @@ BY_SCORE = {"lr_scheduler": functools.partial(torch.optim.lr_scheduler.ReduceLRO
 RUNS = {
     "codec": {},
     "one rank": {"size": 1},
+    "random numbers": {"size": 1, "network": make_network(None, Noise())},
     "adam": {"network": make_network(ADAM)},
     "steps of the scheduler": {"network": make_network(**BY_STEP)},
     "scheduler by score": {"network": make_network(**BY_SCORE)},
@@ -214,37 +227,48 @@ def test_what_was_never_finished_is_no_checkpoint(broken_off, tmp_path):
     assert list_checkpoints(tmp_path, unfinished=True) == ["epoch-00003-step-000000", "epoch-00002-step-000000"]
 
 
-@pytest.mark.parametrize("ended", ["rank 0", "rank 1", "manifest", "removal"])
-def test_a_run_that_ends_while_it_saves_goes_on_from_the_one_before(staged, expected, tmp_path, monkeypatch, ended):
-    """Whatever has been written of the second checkpoint by then."""
-    write, count = storage.write_tensors, {"weights": 0}
+class Crash(Exception):
+    """Ends a rank at some operation on files."""
 
-    def failing(path, *rest):
-        if f"rank-0000{ended[-1]}" in str(path) and "epoch-00002" in str(path):
-            raise InterruptedError
-        return write(path, *rest)
 
-    def manifest(self, directory):
-        count["weights"] += 1
-        if count["weights"] == 2:
-            raise InterruptedError
-        return told(self, directory)
+def crashing(patch, at):
+    """Let the operation of this number fail, before anything of it is done, and all that come after it."""
+    count, lock = [0], threading.Lock()
 
-    def removal(path):
-        raise InterruptedError
+    def counted(operation):
+        def call(*args, **options):
+            with lock:
+                count[0] += 1
+                if count[0] > at:
+                    raise Crash
+            return operation(*args, **options)
 
-    told = CheckpointManifest.write
+        return call
+
+    for owner, name in ((storage.AtomicWriter, "commit"), (storage, "make_folder"), (storage, "remove_tree")):
+        patch.setattr(owner, name, counted(getattr(owner, name)))
+    return count
+
+
+def test_a_run_may_end_at_every_operation_on_files(staged, tmp_path, monkeypatch):
+    """What it leaves is the checkpoint before or the new one; and the run goes on from it to the same weights."""
+    options = {"checkpoint": Checkpoint(keep=1), "epochs": 2}
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_tensors", failing)
-        if ended == "manifest":
-            patch.setattr(CheckpointManifest, "write", manifest)
-        if ended == "removal":
-            patch.setattr(storage, "remove_tree", removal)
-        job = make_job(staged, tmp_path, checkpoint=Checkpoint(keep=1))
-        interrupted(job)
-    assert find_checkpoints(tmp_path)[0].epoch == (2 if ended == "removal" else 1)
-    check_same(run(resumed(job)), expected())
-    assert list_checkpoints(tmp_path) == ["epoch-00003-step-000000"]
+        count = crashing(patch, 10**6)
+        whole = run(make_job(staged, tmp_path / "whole", **options))
+    assert count[0] >= 17  # two checkpoints of two folders and four files, one removal, the weights; folders twice
+    for at in range(count[0]):
+        job = make_job(staged, tmp_path / str(at), **options)
+        with monkeypatch.context() as patch:
+            crashing(patch, at)
+            with pytest.raises((Crash, HvdsparkError)):
+                run(job)
+        left = find_checkpoints(job.run_directory)
+        assert [each.epoch for each in left] in ([], [1], [2], [2, 1]), at
+        from_the_start = {} if left else {"network": job.network}
+        check_same(run(resumed(job, **from_the_start)), whole)
+        if not left or left[0].epoch < 2:  # else nothing was saved any more, and so nothing removed
+            assert list_checkpoints(job.run_directory, unfinished=True) == ["epoch-00002-step-000000"], at
 
 
 def test_checkpoints_lie_at_urls_too(staged, expected):

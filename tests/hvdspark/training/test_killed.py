@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from contracts.processes import MARK, left_behind
-from contracts.runs import EPOCHS, STEPS, make_job, make_network, sharing, stage_here
-from hvdspark import Checkpoint, Network, TrainingHook, storage
+from contracts.runs import EPOCHS, STEPS, Noise, make_job, make_network, sharing, stage_here
+from hvdspark import Checkpoint, TrainingHook, storage
 from hvdspark.masters.retries import run_to_the_end
 from hvdspark.training import work
 from hvdspark.training.worker import WEIGHTS_FILE
@@ -33,15 +33,11 @@ class Killing(TrainingHook):
 
 def drawing_network():
     """A network whose forward draws random numbers, under a rate that changes at every step."""
-    network = make_network()
-    module = torch.nn.Sequential(*network.module[:3], torch.nn.Dropout(0.3), network.module[3])
-    return Network(
-        module,
-        network.loss,
-        network.optimizer,
-        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20),
-        scheduler_interval="step",
-    )
+
+    def by_step(optimizer):
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+
+    return make_network(None, Noise(), lr_scheduler=by_step, scheduler_interval="step")
 
 
 @pytest.fixture
