@@ -1,4 +1,9 @@
-"""The synchronisers: optimizers whose steps all ranks share."""
+"""The synchronisers: optimizers whose steps all ranks share.
+
+`synchroniser` has the step, `meeting` the end of a period, `saved` the state. The ways to exchange are named as the
+option names them: `coded` (for "codec"), `coded_regions` (for "regions", with its `region_owner`), `dense`, `fp16`,
+`auto`.
+"""
 
 from hvdspark.sync.averaging import ParameterAveraging, check_aggregation_depth
 from hvdspark.sync.base import Exchange, SyncReport, compared

@@ -16,12 +16,13 @@ from torch import nn
 from hvdspark.codec import Encoder, EncodingRecord, ResidualPostProcessor, ThresholdAlgorithm
 from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError
+from hvdspark.sync.auto import AutoExchange
 from hvdspark.sync.base import Exchange
-from hvdspark.sync.chooser import AutoExchange
 from hvdspark.sync.coded import CodedExchange, encoding_log
+from hvdspark.sync.coded_regions import CodedRegionExchange
 from hvdspark.sync.dense import DenseExchange
 from hvdspark.sync.flat import codec_device
-from hvdspark.sync.half import HalfExchange
+from hvdspark.sync.fp16 import Fp16Exchange
 from hvdspark.sync.masking import MomentumMask, wants_mask
 from hvdspark.sync.options import (
     DEFAULT_POST_PROCESSOR,
@@ -32,7 +33,6 @@ from hvdspark.sync.options import (
     check_options,
 )
 from hvdspark.sync.outer import Nesterov
-from hvdspark.sync.owned import RegionExchange
 from hvdspark.sync.period import LocalSteps, checked_local_steps
 from hvdspark.sync.rules import Rules
 from hvdspark.sync.synchroniser import Synchroniser
@@ -179,16 +179,16 @@ class SharedUpdates(Synchroniser):
         if self._name == "dense" or world.size == 1:  # a rank alone codes nothing
             return DenseExchange(world, n, phases, hosts)
         if self._name == "fp16":
-            return HalfExchange(world, n, phases)
+            return Fp16Exchange(world, n, phases)
         encoder, num_threads = self._encoder(named), self._codec.num_threads
         if self._name == "regions":
-            return RegionExchange(world, encoder, run_id, phases, num_threads)
+            return CodedRegionExchange(world, encoder, run_id, phases, num_threads)
         coded = CodedExchange(world, encoder, run_id, phases, num_threads, hosts)
         if self._name == "codec":
             return coded
         ways = {"codec": coded, "dense": DenseExchange(world, n, phases, hosts)}
         if hosts is None and n >= world.size:
-            ways["fp16"] = HalfExchange(world, n, phases)
+            ways["fp16"] = Fp16Exchange(world, n, phases)
         return AutoExchange(world, ways)
 
     def _encoder(self, named: list[tuple[str, nn.Parameter]]) -> Encoder:

@@ -5,11 +5,11 @@ import pytest
 from contracts import exchange as contract
 from hvdspark.codec import AdaptiveThresholdAlgorithm, Encoder, FixedThresholdAlgorithm
 from hvdspark.sync import compared
-from hvdspark.sync.chooser import AutoExchange
+from hvdspark.sync.auto import AutoExchange
 from hvdspark.sync.coded import CodedExchange
+from hvdspark.sync.coded_regions import CodedRegionExchange
 from hvdspark.sync.dense import DenseExchange
-from hvdspark.sync.half import HalfExchange
-from hvdspark.sync.owned import RegionExchange
+from hvdspark.sync.fp16 import Fp16Exchange
 
 
 def coded(algorithm, **options):
@@ -21,7 +21,7 @@ def coded(algorithm, **options):
 
 def regions(algorithm):
     def make(collective, n, phases):
-        return RegionExchange(collective, Encoder(n, threshold_algorithm=algorithm), 7, phases)
+        return CodedRegionExchange(collective, Encoder(n, threshold_algorithm=algorithm), 7, phases)
 
     return make
 
@@ -34,7 +34,7 @@ def auto(choice):
         ways = {
             "codec": codec,
             "dense": DenseExchange(collective, n, phases),
-            "fp16": HalfExchange(collective, n, phases),
+            "fp16": Fp16Exchange(collective, n, phases),
         }
         made = AutoExchange(collective, ways)
         if choice:
@@ -49,7 +49,7 @@ FACTORIES = {
     "auto, codec": auto("codec"),
     "auto, fp16": auto("fp16"),
     "dense": DenseExchange,
-    "fp16": HalfExchange,
+    "fp16": Fp16Exchange,
     "regions, fixed": regions(FixedThresholdAlgorithm(1e-2)),
     "regions, adaptive": regions(AdaptiveThresholdAlgorithm()),
     "fixed": coded(FixedThresholdAlgorithm(1e-2)),

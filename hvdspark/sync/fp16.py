@@ -17,7 +17,7 @@ from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
 from hvdspark.sync.regions import Regions
 
-__all__ = ["HalfExchange"]
+__all__ = ["Fp16Exchange"]
 
 _HEAD = struct.Struct("<4sIQi4x")  # mark, examples, step, exponent of the scale
 _MARK = b"HV16"
@@ -26,7 +26,7 @@ _MAX_EXPONENT = 126  # so that the scale and its inverse are float32 numbers
 _KEYS = {"residual", "sent"}
 
 
-class HalfExchange(Exchange):
+class Fp16Exchange(Exchange):
     """Sums vectors that travel as float16 in both directions: half the bytes of a dense exchange.
 
     Each message is scaled by a power of two so that its largest element just fits: small updates do not vanish.

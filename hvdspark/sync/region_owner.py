@@ -20,13 +20,13 @@ from hvdspark.codec import (
 from hvdspark.sync.base import Vector
 from hvdspark.sync.flat import as_array
 
-__all__ = ["Owner"]
+__all__ = ["RegionOwner"]
 
 _DENSER = 4  # times as many codes leave an owner as come to it from a rank: fewer cost loss (docs/benchmarks.md)
 _NO_CODE = 1e30  # a threshold that no update reaches
 
 
-class Owner:
+class RegionOwner:
     """Sums messages of all ranks over one region, and makes one message of the sum.
 
     It sends the largest elements, four times as many as a rank has sent on the mean, as multiples of the smallest code

@@ -30,18 +30,18 @@ from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError, MessageError
 from hvdspark.sync.base import Exchange, Vector
 from hvdspark.sync.flat import as_array
-from hvdspark.sync.owner import Owner
 from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
+from hvdspark.sync.region_owner import RegionOwner
 from hvdspark.sync.regions import Regions
 
-__all__ = ["RegionExchange"]
+__all__ = ["CodedRegionExchange"]
 
 _TALLY = struct.Struct("<QfI")  # codes, threshold, checksum of the two
 _KEYS = {"encoder", "owner", "sent", "density_sum"}
 
 
-class RegionExchange(Exchange):
+class CodedRegionExchange(Exchange):
     """Sends codes to owners, and what owners make of their sum to all.
 
     An owner's codes are multiples of its threshold, which is that of the ranks at least: sums are small multiples of
@@ -73,7 +73,7 @@ class RegionExchange(Exchange):
         self._regions = Regions(collective, encoder.n, phases)
         self._encoder = encoder
         own = self._regions.own
-        self._owner = Owner(own.stop - own.start, encoder.device, num_threads)
+        self._owner = RegionOwner(own.stop - own.start, encoder.device, num_threads)
         self._cutter = Cutter([span.stop for span in self._regions.spans], 1, num_threads)
         self._run_id = run_id
         self._phases = phases
@@ -210,7 +210,7 @@ def _read_tally(message: NDArray[np.uint8]) -> Groups:
     return Groups(np.array([count]), np.array([threshold], np.float32), np.zeros(1, np.float32))
 
 
-def _saved(encoder: Encoder | Owner) -> dict[str, Any]:
+def _saved(encoder: Encoder | RegionOwner) -> dict[str, Any]:
     state = encoder.state_dict()
     # as a tensor, which torch.load takes back without being asked to trust the file
     return {**state, "residual": torch.from_numpy(state["residual"])}

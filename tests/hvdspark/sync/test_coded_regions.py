@@ -10,7 +10,7 @@ from hvdspark.codec import Encoder, TargetSparsityThresholdAlgorithm
 from hvdspark.collectives import run_ranks
 from hvdspark.errors import ConfigurationError, MessageError, RankLost
 from hvdspark.sync.coded import CodedExchange
-from hvdspark.sync.owned import RegionExchange
+from hvdspark.sync.coded_regions import CodedRegionExchange
 from hvdspark.sync.part import Part
 from hvdspark.sync.phases import Phases
 
@@ -63,7 +63,7 @@ def bytes_received(kind, size, share=5e-3, steps=20):
 
 
 def test_bytes_do_not_grow_with_the_ranks():
-    four, sixteen = (bytes_received(RegionExchange, size) for size in (4, 16))
+    four, sixteen = (bytes_received(CodedRegionExchange, size) for size in (4, 16))
     assert sixteen - headers(16) <= 1.3 * (four - headers(4))
     assert sixteen <= bytes_received(CodedExchange, 16) / 2
 
@@ -77,7 +77,7 @@ def test_nothing_is_lost_in_many_steps():
     steps, size = 300, 3
 
     def fn(world):
-        exchange, out = exchange_of(RegionExchange, world, 2000), np.zeros(2000, np.float32)
+        exchange, out = exchange_of(CodedRegionExchange, world, 2000), np.zeros(2000, np.float32)
         put_in = np.zeros(2000)
         for vector in vectors(world.rank, steps, 2000):
             put_in += vector
@@ -94,7 +94,7 @@ def test_with_few_ranks_owners_let_everything_through():
     """Two ranks cannot give four times the density: their sums go on as they came."""
 
     def fn(world):
-        exchange = exchange_of(RegionExchange, world, 2000, FixedThresholdAlgorithm(2e-2))
+        exchange = exchange_of(CodedRegionExchange, world, 2000, FixedThresholdAlgorithm(2e-2))
         allgather, codes = (
             exchange_of(CodedExchange, world, 2000, FixedThresholdAlgorithm(2e-2)),
             np.zeros(2000, np.float32),
@@ -111,7 +111,7 @@ def test_with_few_ranks_owners_let_everything_through():
 
 def test_an_owner_that_fails_leaves_everything_as_it_was():
     def fn(world):
-        exchange, out = exchange_of(RegionExchange, world, 2000), np.zeros(2000, np.float32)
+        exchange, out = exchange_of(CodedRegionExchange, world, 2000), np.zeros(2000, np.float32)
         first, second, third = vectors(world.rank, 3, 2000)
         exchange.add_total(first, out, 1.0, part=Part())
         before, kept, alltoall = out.tobytes(), exchange.residual, world.alltoall
@@ -136,7 +136,7 @@ def test_an_owner_that_fails_leaves_everything_as_it_was():
 @pytest.mark.parametrize("place", [0, 20])
 def test_an_owners_damaged_message_is_refused(place):
     def fn(world):
-        exchange, out = exchange_of(RegionExchange, world, 2000), np.zeros(2000, np.float32)
+        exchange, out = exchange_of(CodedRegionExchange, world, 2000), np.zeros(2000, np.float32)
         allgather = world.allgather
 
         def damaged(message):
@@ -155,7 +155,7 @@ def test_an_owners_damaged_message_is_refused(place):
 
 def test_ranks_share_one_threshold():
     def fn(world):
-        exchange, out = exchange_of(RegionExchange, world, 2000), np.zeros(2000, np.float32)
+        exchange, out = exchange_of(CodedRegionExchange, world, 2000), np.zeros(2000, np.float32)
         for vector in vectors(world.rank, 10, 2000):
             exchange.add_total(vector, out, 1.0, part=Part())
         state = exchange._encoder.state_dict()

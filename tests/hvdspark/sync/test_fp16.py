@@ -11,7 +11,7 @@ from contracts.problem import alone, backward, make_module, sgd, shared_steps, w
 from hvdspark import SharedUpdates
 from hvdspark.collectives import run_ranks
 from hvdspark.errors import ConfigurationError, MessageError, RankMismatch, UnsupportedError
-from hvdspark.sync.half import HalfExchange
+from hvdspark.sync.fp16 import Fp16Exchange
 from hvdspark.sync.part import Part
 from hvdspark.sync.phases import Phases
 
@@ -20,7 +20,7 @@ N = 1000
 
 def totals(world, make, steps=1, n=N):
     """Add the same kind of vectors several times; return what was put in, what came out, and what is kept."""
-    exchange, out = HalfExchange(world, n, Phases()), np.zeros(n, np.float32)
+    exchange, out = Fp16Exchange(world, n, Phases()), np.zeros(n, np.float32)
     put_in = np.zeros(n)
     for step in range(steps):
         vector = make(np.random.default_rng([step, world.rank]), n).astype(np.float32)
@@ -58,7 +58,7 @@ def test_it_trains_as_one_rank_with_the_whole_batch():
 
 def test_half_the_bytes_of_dense_both_ways():
     def fn(world):
-        exchange = HalfExchange(world, 1 << 16, Phases())
+        exchange = Fp16Exchange(world, 1 << 16, Phases())
         before = world.sent_bytes
         exchange.add_total(np.ones(1 << 16, np.float32), np.zeros(1 << 16, np.float32), 1.0, part=Part())
         return world.sent_bytes - before
@@ -69,7 +69,7 @@ def test_half_the_bytes_of_dense_both_ways():
 
 def test_ranks_that_count_otherwise_are_refused_together():
     def fn(world):
-        exchange, out = HalfExchange(world, 10, Phases()), np.zeros(10, np.float32)
+        exchange, out = Fp16Exchange(world, 10, Phases()), np.zeros(10, np.float32)
         with pytest.raises(RankMismatch, match=r"ranks \[1\] did not give it"):
             exchange.add_total(np.ones(10, np.float32), out, 1.0, part=Part(None if world.rank else 5))
         np.testing.assert_array_equal(exchange.residual, 1)
@@ -82,7 +82,7 @@ def test_ranks_that_count_otherwise_are_refused_together():
 @pytest.mark.parametrize("damage", ["short", "mark", "step", "infinity"])
 def test_a_damaged_message_is_refused_and_nothing_moves(damage):
     def fn(world):
-        exchange, out = HalfExchange(world, 10, Phases()), np.zeros(10, np.float32)
+        exchange, out = Fp16Exchange(world, 10, Phases()), np.zeros(10, np.float32)
         alltoall = world.alltoall
 
         def damaged(messages):
@@ -118,7 +118,7 @@ def test_what_it_cannot_do_is_refused():
 
 def test_a_state_of_another_exchange_is_refused():
     def fn(world):
-        exchange = HalfExchange(world, 10, Phases())
+        exchange = Fp16Exchange(world, 10, Phases())
         for state in ({}, {"residual": torch.zeros(9), "sent": 0}, {"encoder": {}, "sent": 0}):
             with pytest.raises(ConfigurationError, match="fp16"):
                 exchange.load_state_dict(state)
