@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from hvdspark.codec import Decoded, Encoder, EncodingRecord, Expected, Stamp, read_messages
 from hvdspark.collectives import Collective
-from hvdspark.errors import ConfigurationError, RankLost, RankMismatch, UnsupportedError
+from hvdspark.errors import ConfigurationError, RankMismatch, UnsupportedError
 from hvdspark.sync.base import Exchange, Vector
+from hvdspark.sync.failures import deliver, failure_message
 from hvdspark.sync.hosts import Hosts
-from hvdspark.sync.notice import notice, raise_notices
 from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
 
@@ -129,15 +129,9 @@ class CodedExchange(Exchange):
     def _exchange(self, encode: Callable[[Stamp], NDArray[np.uint8]], out: Vector, scale: float, part: Part) -> None:
         message, failure = self._encoded(encode, part) if self._is_sender else (np.empty(0, np.uint8), None)
         try:
-            try:
-                with self._phases.timed("exchange"):
-                    messages = self._ranks.allgather(message if failure is None else notice(failure))
-            except RankLost as error:
-                if failure is not None:  # a rank that heard of it was gone before this one got back
-                    raise failure from error
-                raise
-            if failure is not None:
-                raise failure
+            with self._phases.timed("exchange"):
+                told = message if failure is None else failure_message(failure)
+                messages = deliver(lambda: self._ranks.allgather(told), failure, self._senders, self._sent)
             with self._phases.timed("decode"):
                 found = self._read(messages, scale, part)
                 found.add_to(out, self._num_threads)
@@ -175,7 +169,6 @@ class CodedExchange(Exchange):
 
     def _read(self, messages: list[NDArray[np.uint8]], scale: float, part: Part) -> Decoded:
         """Make sure of all that came, before any of it is added."""
-        raise_notices(messages, self._senders, self._sent)
         expected = [Expected(run_id=self._run_id, rank=rank, step=self._sent) for rank in self._senders]
         found = read_messages(messages, self._encoder.n, scale, expected=expected, num_threads=self._num_threads)
         check_counts(part, [each.header.examples for each in found.messages])

@@ -1,7 +1,8 @@
 """Exchanges in two stages: every rank sends the owner of each region its part of it; the owner sends all their sum.
 
 What goes over the network to and from a rank does not grow with the number of ranks, as it does where every rank's
-message goes to every rank. Ok-Topk (Li and Hoefler, PPoPP 2022) sums sparse gradients so.
+message goes to every rank. Ok-Topk (Li and Hoefler, PPoPP 2022) sums sparse gradients so. What travels is up to the
+exchanges that are built on it: codes (coded_regions.py), or float16 (fp16.py).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark.collectives import Collective
-from hvdspark.errors import RankLost, UnsupportedError
-from hvdspark.sync.notice import notice, raise_notices
+from hvdspark.errors import UnsupportedError
+from hvdspark.sync.failures import deliver, failure_message
 from hvdspark.sync.phases import Phases
 
 __all__ = ["Regions"]
@@ -78,27 +79,18 @@ class Regions:
         """
         messages, failure = _attempt(make, self._collective.max_message_bytes)
         if failure is not None:
-            messages = [notice(failure)] * len(self.spans)
-        return self._sent(lambda: self._collective.alltoall(messages), failure, step)
+            messages = [failure_message(failure)] * len(self.spans)
+        return self._deliver(lambda: self._collective.alltoall(messages), failure, step)
 
     def gather(self, make: Callable[[], Bytes], step: int) -> list[Bytes]:
         """Send all ranks this owner's message, and return those of all owners, in rank order. Else as `swap`."""
         messages, failure = _attempt(lambda: [make()], self._collective.max_message_bytes)
-        message = messages[0] if failure is None else notice(failure)
-        return self._sent(lambda: self._collective.allgather(message), failure, step)
+        message = messages[0] if failure is None else failure_message(failure)
+        return self._deliver(lambda: self._collective.allgather(message), failure, step)
 
-    def _sent(self, send: Callable[[], list[Bytes]], failure: Exception | None, step: int) -> list[Bytes]:
-        try:
-            with self._phases.timed("exchange"):
-                found = send()
-        except RankLost as error:
-            if failure is not None:  # a rank that heard of it was gone before this one got back
-                raise failure from error
-            raise
-        if failure is not None:
-            raise failure
-        raise_notices(found, self.ranks, step)
-        return found
+    def _deliver(self, send: Callable[[], list[Bytes]], failure: Exception | None, step: int) -> list[Bytes]:
+        with self._phases.timed("exchange"):
+            return deliver(send, failure, self.ranks, step)
 
 
 def _attempt(make: Callable[[], Sequence[Bytes]], limit: int) -> tuple[Sequence[Bytes], Exception | None]:
