@@ -162,12 +162,11 @@ class AutoExchange(Exchange):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
         self._check(state)
-        if state["choice"] is not None and self.choice is None:
-            self._holder = state["holder"]
-            self._choose(state["choice"])
         for name, saved in state["ways"].items():
             self._ways[name].load_state_dict(saved)
         self._holder = state["holder"]
+        if state["choice"] is not None:
+            self._choose(state["choice"])
         self._taken = {name: list(map(float, taken)) for name, taken in state["taken"].items()}
         self._is_clean = False  # whatever it was: the next dense exchange sees to it
 
@@ -181,7 +180,7 @@ class AutoExchange(Exchange):
             raise ConfigurationError(
                 f'the state of exchange="auto" is damaged: it has {sorted(saved)}, chosen {choice}'
             )
-        if not saved <= set(self._ways):
+        if self.choice not in (None, choice):
             raise ConfigurationError('exchange="auto" has chosen already: load the state into a new one')
 
     def measures(self) -> dict[str, float]:

@@ -18,6 +18,7 @@ from hvdspark.sync.failures import deliver, failure_message
 from hvdspark.sync.hosts import Hosts
 from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
+from hvdspark.sync.saved import encoder_state, saved_count
 
 __all__ = ["CodedExchange", "encoding_log"]
 
@@ -191,12 +192,10 @@ class CodedExchange(Exchange):
                 f"the state of a coded exchange has the keys {sorted(_KEYS)}, not {sorted(state)}: is it of "
                 'exchange="dense"?'
             )
-        encoder = dict(state["encoder"])
-        if "residual" in encoder:
-            encoder["residual"] = np.asarray(encoder["residual"])
-        self._encoder.load_state_dict(encoder)
-        self._sent = int(state["sent"])
-        self._density_sum = float(state["density_sum"])
+        sent, density_sum = saved_count(state), float(state["density_sum"])
+        self._encoder.load_state_dict(encoder_state(state["encoder"]))
+        self._sent = sent
+        self._density_sum = density_sum
 
     def measures(self) -> dict[str, float]:
         """Return mean density, last threshold and clipped mass."""

@@ -34,6 +34,7 @@ from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
 from hvdspark.sync.region_owner import RegionOwner
 from hvdspark.sync.regions import Regions
+from hvdspark.sync.saved import encoder_state, saved_count
 
 __all__ = ["CodedRegionExchange"]
 
@@ -180,10 +181,17 @@ class CodedRegionExchange(Exchange):
             raise ConfigurationError(
                 f'the state of exchange="regions" has the keys {sorted(_KEYS)}, not {sorted(state)}: is it of another?'
             )
-        for encoder, saved in ((self._encoder, state["encoder"]), (self._owner, state["owner"])):
-            encoder.load_state_dict({**saved, "residual": np.asarray(saved["residual"])})
-        self._sent = int(state["sent"])
-        self._density_sum = float(state["density_sum"])
+        sent, density_sum = saved_count(state), float(state["density_sum"])
+        own, owners = encoder_state(state["encoder"]), encoder_state(state["owner"])
+        before = self._encoder.state_dict()
+        self._encoder.load_state_dict(own)
+        try:
+            self._owner.load_state_dict(owners)
+        except BaseException:
+            self._encoder.load_state_dict(before)
+            raise
+        self._sent = sent
+        self._density_sum = density_sum
 
     def measures(self) -> dict[str, float]:
         """Return mean density and last threshold of this rank's codes, and the clipped mass."""

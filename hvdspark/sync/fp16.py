@@ -16,12 +16,14 @@ from hvdspark.sync.base import Exchange, Vector
 from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
 from hvdspark.sync.regions import Regions
+from hvdspark.sync.saved import saved_count
 
 __all__ = ["Fp16Exchange"]
 
 _HEAD = struct.Struct("<4sIQi4x")  # mark, examples, step, exponent of the scale
 _MARK = b"HV16"
 _EXPONENT = 15  # float16 reaches 2**16 not quite
+_TOO_LARGE = 2.0**128 * (1 - 2.0**-12)
 _MAX_EXPONENT = 126  # so that the scale and its inverse are float32 numbers
 _KEYS = {"residual", "sent"}
 
@@ -84,7 +86,7 @@ class Fp16Exchange(Exchange):
             return messages
 
         def sum_up() -> NDArray[np.uint8]:
-            with self._phases.timed("decode"):
+            with self._phases.timed("decode"), np.errstate(over="ignore"):  # refused by its place
                 for message in received:
                     np.add(summed, _unpack(message, summed.size, self._sent), out=summed)
                 check_counts(part, [_HEAD.unpack_from(message.data)[1] for message in received])
@@ -121,8 +123,11 @@ class Fp16Exchange(Exchange):
                 f'the state of exchange="fp16" is a residual of {self._residual.size} elements and a count: is this '
                 "of another exchange, or of another model?"
             )
-        self._residual[:] = np.asarray(state["residual"])
-        self._sent = int(state["sent"])
+        sent, residual = saved_count(state), np.asarray(state["residual"])
+        if not np.isfinite(residual).all():
+            raise ConfigurationError("the state is damaged: its residual is not finite")
+        self._residual[:] = residual
+        self._sent = sent
 
     def measures(self) -> dict[str, float]:
         """Return a density of one: everything is sent."""
@@ -133,7 +138,10 @@ def _pack(values: Vector, part: Part, step: int) -> NDArray[np.uint8]:
     """Write finite values as float16, scaled so that the largest just fits."""
     numbers = torch.from_numpy(values)
     least, largest = torch.aminmax(numbers)
-    exponent = min(_EXPONENT - math.frexp(max(-least.item(), largest.item()))[1], _MAX_EXPONENT)
+    reach = max(-least.item(), largest.item())
+    if reach >= _TOO_LARGE:
+        raise NonFiniteError(f"{reach} is so large that float16 rounds it to what float32 cannot hold; no rank took it")
+    exponent = min(_EXPONENT - math.frexp(reach)[1], _MAX_EXPONENT)
     message = np.empty(_HEAD.size + 2 * values.size, np.uint8)
     _HEAD.pack_into(message.data, 0, _MARK, part.stamp, step, exponent)
     torch.from_numpy(message[_HEAD.size :].view(np.float16)).copy_(numbers * 2.0**exponent)

@@ -163,6 +163,11 @@ class Meeting:
             "fingerprint": None if self.period is None else self._flat.fingerprint(),
         }
 
+    def settle(self) -> None:
+        """Wait until nothing touches the exchange any more: a state is about to be loaded."""
+        if self._flight is not None:
+            self._flight.settle()
+
     def restore(self, saved: Saved) -> None:
         """Go on where `state` was returned."""
         if self._outer is not None and saved.velocity is not None:

@@ -50,6 +50,9 @@ class CodecOptions:
 UNCODED = ("dense", "fp16")
 """Exchanges that the codec has no part in."""
 
+BY_REGION = ("regions", "fp16")
+"""Exchanges in which each rank sums a region for all."""
+
 _CHOICES = {
     "encode": ("updates", "gradients"),
     "combine": ("mean", "sum"),
@@ -61,7 +64,7 @@ _CHOICES = {
 _KINDS = {"threshold_algorithm": ThresholdAlgorithm, "residual_post_processor": ResidualPostProcessor}
 
 
-def check_options(encode: str, combine: str, exchange: str, codec: CodecOptions) -> None:
+def check_options(encode: str, combine: str, exchange: str, codec: CodecOptions, topology: str = "auto") -> None:
     """Refuse values that are no choice, and codec options that cannot act because nothing is coded.
 
     Raises
@@ -83,13 +86,23 @@ def check_options(encode: str, combine: str, exchange: str, codec: CodecOptions)
             'momentum_masking=True cannot act with encode="gradients", where momentum comes after the exchange: leave '
             'it at "auto"'
         )
-    if exchange == "regions" and codec.threshold_scope != "model":
-        raise ConfigurationError(
-            f'threshold_scope="{codec.threshold_scope}" cannot act with exchange="regions", where owners go by one '
-            "threshold (docs/adr/0014): leave it out"
-        )
+    _check_regions(exchange, topology, codec)
     for field in dataclasses.fields(codec):
         if exchange in UNCODED and given[field.name] != field.default:
             raise ConfigurationError(
                 f'{field.name} cannot act with exchange="{exchange}", where nothing is coded: leave it out'
             )
+
+
+def _check_regions(exchange: str, topology: str, codec: CodecOptions) -> None:
+    """Refuse what cannot act where each rank sums a region for all."""
+    if exchange in BY_REGION and topology == "hosts":
+        raise ConfigurationError(
+            f'topology="hosts" cannot act with exchange="{exchange}", where each rank sums a region for all: '
+            "leave it out"
+        )
+    if exchange == "regions" and codec.threshold_scope != "model":
+        raise ConfigurationError(
+            f'threshold_scope="{codec.threshold_scope}" cannot act with exchange="regions", where owners go by one '
+            "threshold (docs/adr/0014): leave it out"
+        )

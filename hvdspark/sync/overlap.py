@@ -89,8 +89,8 @@ class InFlight:
 
     def land(self) -> torch.Tensor:
         """Wait, and return the sum over ranks, `[n] float32`, valid until the next launch; or raise what went wrong."""
-        self._collective.unfinished.remove(self._finish)
         self.wait()
+        self._collective.unfinished.remove(self._finish)
         self._landed = False
         return self._sum
 
@@ -98,15 +98,25 @@ class InFlight:
         """Wait, and return the sum over ranks, which stays to be landed; None if nothing is under way."""
         flight, self._flight = self._flight, None
         if flight is not None:
-            flight.result()
+            try:
+                flight.result()
+            except BaseException:
+                self._collective.unfinished.remove(self._finish)
+                raise
             self._landed = True
         return self._sum if self._landed else None
 
+    def settle(self) -> None:
+        """Wait until nothing touches the exchange any more, whatever came of it; that stays to be landed."""
+        if self._flight is not None:
+            self._flight.exception()
+
     def restore(self, total: torch.Tensor | None) -> None:
-        """Go on where `wait` returned this."""
-        self.wait()
-        if self._landed:
+        """Go on where `wait` returned this; what is under way is forgotten, also what went wrong with it."""
+        self.settle()
+        if self.is_under_way:
             self._collective.unfinished.remove(self._finish)
+        self._flight = None
         self._landed = total is not None
         if total is not None:
             self._collective.unfinished.append(self._finish)

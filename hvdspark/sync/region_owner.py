@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,24 @@ from hvdspark.codec import (
     ThresholdAlgorithm,
     ThresholdState,
 )
+from hvdspark.errors import ConfigurationError
 from hvdspark.sync.base import Vector
 from hvdspark.sync.flat import as_array
 
 __all__ = ["RegionOwner"]
 
 _DENSER = 4  # times as many codes leave an owner as come to it from a rank: fewer cost loss (docs/benchmarks.md)
-_NO_CODE = 1e30  # a threshold that no update reaches
+_LEAST_DENSITY = 1e-4  # what it may send of its region at any rate: else what it holds would never leave a quiet one
+_SPREAD = 16  # a code carries up to eight units: more than so many are halved, at least, in each step
 
 
 class RegionOwner:
     """Sums messages of all ranks over one region, and makes one message of the sum.
 
-    It sends the largest elements, four times as many as a rank has sent on the mean, as multiples of the smallest code
-    that has come: most elements of a sum of sparse codes hold one code of one rank, so that no threshold could let a
-    part of them through. The rest stays in its residual, and grows until it is among the largest.
+    It sends the largest elements, four times as many as a rank has sent on the mean: most elements of a sum of sparse
+    codes hold one code of one rank, so that no threshold could let a part of them through. The rest stays in its
+    residual, and grows until it is among the largest. Elements are sent as multiples of the smallest code that has
+    come, or of a larger unit where the largest element is so far above that it would take many steps.
 
     Parameters
     ----------
@@ -52,6 +56,7 @@ class RegionOwner:
             device=device,
             num_threads=num_threads,
         )
+        self._least = 0.0  # the smallest code of the last step in which any came
         self._num_threads = num_threads
         self._sum = torch.zeros(n, device=device)
         self._offered = torch.zeros(n, device=device)
@@ -79,21 +84,24 @@ class RegionOwner:
         """
         received.add_to(as_array(self._sum.zero_()), self._num_threads)
         coded = [message for message in received.messages if message.header.count]
-        least = min((float(message.groups.magnitudes[0]) for message in coded), default=_NO_CODE)
-        room = _DENSER * sum(message.header.count for message in coded) // len(received.messages)
         residual = torch.as_tensor(self._encoder.residual)
         total = residual + self._sum
-        held = _surplus(total, least, room)
+        magnitudes = total.abs()
+        least = min((float(message.groups.magnitudes[0]) for message in coded), default=self._least)
+        unit = max(least, magnitudes.max().item() / _SPREAD)
+        came = sum(message.header.count for message in coded) / len(received.messages)
+        held = _surplus(magnitudes, unit, math.ceil(max(_DENSER * came, _LEAST_DENSITY * total.numel())))
         before = residual[held]
         self._offered.copy_(self._sum)
         self._offered[held] = residual[held] = 0
-        self._threshold.tell(least)
+        self._threshold.tell(unit or None)
         try:
             message = self._encoder.encode(as_array(self._offered), stamp)
         except BaseException:
             residual[held] = before
             raise
         residual[held] = total[held]
+        self._least = least
         return message
 
     def undo(self, message: NDArray[np.uint8]) -> None:
@@ -102,18 +110,22 @@ class RegionOwner:
         torch.as_tensor(self._encoder.residual).sub_(self._sum)  # it goes back to the ranks that it came from
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the encoder's state."""
-        return self._encoder.state_dict()
+        """Return the encoder's state, and the smallest code of the last step in which any came."""
+        return {**self._encoder.state_dict(), "least": self._least}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
-        self._encoder.load_state_dict(state)
+        encoder, least = dict(state), state.get("least")
+        if not isinstance(least, float) or not 0 <= least < math.inf:
+            raise ConfigurationError(f"the state of an owner is damaged: its smallest code is {least!r}")
+        del encoder["least"]
+        self._encoder.load_state_dict(encoder)
+        self._least = least
 
 
-def _surplus(total: torch.Tensor, least: float, room: int) -> torch.Tensor:
-    """Return the elements from `least` on that there is no room for, `[k] int64`: not the largest ones."""
-    magnitudes = total.abs()
-    found = torch.nonzero(magnitudes >= least).squeeze(1)
+def _surplus(magnitudes: torch.Tensor, unit: float, room: int) -> torch.Tensor:
+    """Return the elements from `unit` on that there is no room for, `[k] int64`: not the largest ones."""
+    found = torch.nonzero(magnitudes >= unit).squeeze(1)
     excess = found.numel() - room
     if excess <= 0:
         return found[:0]
@@ -123,10 +135,10 @@ def _surplus(total: torch.Tensor, least: float, room: int) -> torch.Tensor:
 class _Given(ThresholdAlgorithm):
     """The threshold that it was told."""
 
-    _threshold: float = PrivateAttr(_NO_CODE)
+    _threshold: float | None = PrivateAttr(None)
 
-    def tell(self, threshold: float) -> None:
-        """Give the threshold of the next encode."""
+    def tell(self, threshold: float | None) -> None:
+        """Give the threshold of the next encode; None where there is nothing to send."""
         self._threshold = threshold
 
     def next_threshold(self, state: ThresholdState, quantile: Quantile) -> float | None:  # noqa: ARG002  # it is given

@@ -13,7 +13,7 @@ from hvdspark.errors import ConfigurationError
 from hvdspark.sync.flat import FlatParameters
 from hvdspark.sync.period import Period
 
-__all__ = ["Keeper", "Saved"]
+__all__ = ["Keeper", "Saved", "encoder_state", "saved_count"]
 
 _KEYS = {
     "optimizer", "exchange", "steps", "exchanges", "rank", "size", "bytes_sent", "local_bytes", "active", "period",
@@ -146,3 +146,30 @@ class Saved:
             active=active,
             **counts,
         )
+
+
+def encoder_state(saved: Any) -> dict[str, Any]:
+    """Return the state of an encoder as it takes it, from what holds its residual as a tensor.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is no state of an encoder.
+    """
+    if not isinstance(saved, dict) or "residual" not in saved:
+        raise ConfigurationError("the state is damaged: an encoder's has no residual among its keys")
+    return {**saved, "residual": np.asarray(saved["residual"])}
+
+
+def saved_count(state: dict[str, Any], name: str = "sent") -> int:
+    """Return a count of a state that is to be loaded.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is none.
+    """
+    value = state[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigurationError(f"the state is damaged: {name} is {value!r}, a count is needed")
+    return value

@@ -8,6 +8,7 @@ in meeting.py, and what is saved of it all in saved.py.
 from __future__ import annotations
 
 import abc
+import copy
 import importlib.metadata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -284,13 +285,17 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
             If the state is another rank's, another optimizer's or damaged; nothing has changed then.
         """
         state = Saved.read(state_dict, self._keeper)
-        before = self._exchange.state_dict()
-        self._exchange.load_state_dict(state.exchange)
+        before = copy.deepcopy(self._optimizer.state_dict())
         try:
             self._optimizer.load_state_dict(state.optimizer)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self._exchange.load_state_dict(before)
             raise ConfigurationError(f"the state is of another optimizer, or damaged: {error!r}") from error
+        try:
+            self._meeting.settle()
+            self._exchange.load_state_dict(state.exchange)
+        except BaseException:
+            self._optimizer.load_state_dict(before)
+            raise
         self._meeting.restore(state)
         self._active.flags = state.active
         self._steps, self._traffic.exchanges = state.steps, state.exchanges

@@ -6,7 +6,6 @@ Strom, "Scalable Distributed DNN Training Using Commodity GPU Cloud Computing", 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -15,7 +14,6 @@ from torch import nn
 
 from hvdspark.codec import Encoder, EncodingRecord, ResidualPostProcessor, ThresholdAlgorithm
 from hvdspark.collectives import Collective
-from hvdspark.errors import ConfigurationError
 from hvdspark.sync.auto import AutoExchange
 from hvdspark.sync.base import Exchange
 from hvdspark.sync.coded import CodedExchange, encoding_log
@@ -25,6 +23,7 @@ from hvdspark.sync.flat import codec_device
 from hvdspark.sync.fp16 import Fp16Exchange
 from hvdspark.sync.masking import MomentumMask, wants_mask
 from hvdspark.sync.options import (
+    BY_REGION,
     DEFAULT_POST_PROCESSOR,
     DEFAULT_THRESHOLD_ALGORITHM,
     UNCODED,
@@ -134,23 +133,16 @@ class SharedUpdates(Synchroniser):
             encoding_debug_mode=encoding_debug_mode,
             num_threads=num_threads,
         )
-        check_options(encode, combine, exchange, codec)
+        check_options(encode, combine, exchange, codec, topology)
         rules = Rules(
             encode=encode,
             combine=combine,
             schedule=checked_local_steps(local_steps),
             outer=outer_optimizer,
             overlap=overlap,
-            topology=topology,
+            topology="flat" if exchange in BY_REGION else topology,
             verify_every=verify_every,
         )
-        if exchange in ("regions", "fp16"):
-            if topology == "hosts":
-                raise ConfigurationError(
-                    f'topology="hosts" cannot act with exchange="{exchange}", where each rank sums a region for all: '
-                    "leave it out"
-                )
-            rules = dataclasses.replace(rules, topology="flat")
         self._name = exchange
         self._codec = codec
         masked = exchange not in UNCODED and wants_mask(

@@ -97,12 +97,13 @@ class SharingOptions(Sharing):
             momentum_masking=self.momentum_masking,
             encoding_debug_mode=self.encoding_debug_mode,
         )
-        check_options(self.encode, self.combine, self.exchange, codec)
+        check_options(self.encode, self.combine, self.exchange, codec, self.topology)
         Rules(
             encode=self.encode,
             schedule=checked_local_steps(self.local_steps),
             outer=self.outer_optimizer,
             overlap=self.overlap,
+            topology=self.topology,
         )
 
     def wrap(

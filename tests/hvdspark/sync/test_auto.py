@@ -159,3 +159,27 @@ def test_a_state_keeps_the_choice():
             other.load_state_dict({**optimizer.state_dict(), "exchange": coded._exchange.state_dict()})
 
     run_ranks(fn, 2)
+
+
+def test_a_state_with_another_choice_is_refused_and_one_that_does_not_fit_changes_nothing():
+    def fn(world):
+        def trained(choice):
+            module = make_module()
+            optimizer = SharedUpdates(sgd(module), world, **OPTIONS)
+            backward(module, seed=1)
+            optimizer.step()
+            optimizer._exchange._choose(choice)
+            return optimizer
+
+        one, other = trained("dense"), trained("codec")
+        with pytest.raises(ConfigurationError, match="has chosen already"):
+            one.load_state_dict(other.state_dict())
+        fresh = SharedUpdates(sgd(make_module()), world, **OPTIONS)
+        wrong = {**other.state_dict(), "optimizer": {"state": {}, "param_groups": []}}
+        with pytest.raises(ConfigurationError, match="another optimizer"):
+            fresh.load_state_dict(wrong)
+        assert fresh._exchange.choice is None
+        fresh.load_state_dict(other.state_dict())
+        assert fresh._exchange.choice == "codec"
+
+    run_ranks(fn, 2)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from contracts import exchange as contract
 from contracts.problem import backward, make_module, sgd, weights
 from hvdspark import FixedThresholdAlgorithm, SharedUpdates
 from hvdspark.codec import Encoder, TargetSparsityThresholdAlgorithm
@@ -189,10 +190,8 @@ def test_what_it_cannot_do_is_refused(options):
 
 def test_what_counts_as_sent_is_what_owners_let_through():
     def fn(world):
-        exchange, out = (
-            exchange_of(RegionExchange, world, 2000, FixedThresholdAlgorithm(2e-2)),
-            np.zeros(2000, np.float32),
-        )
+        exchange = exchange_of(CodedRegionExchange, world, 2000, FixedThresholdAlgorithm(2e-2))
+        out = np.zeros(2000, np.float32)
         partly = 0
         for vector in vectors(world.rank, 5, 2000):
             before = out.copy()
@@ -219,3 +218,47 @@ def test_momentum_is_masked_where_this_rank_has_sent():
         np.testing.assert_array_equal(momentum.numpy() == 0, sent)
 
     run_ranks(fn, 2)
+
+
+@pytest.mark.parametrize("size", [6, 16])
+@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
+def test_laws_where_owners_hold_something_back(check, size):
+    def make(world, n, phases):
+        return CodedRegionExchange(world, Encoder(n, threshold_algorithm=FixedThresholdAlgorithm(1e-2)), 7, phases)
+
+    check(make, size)
+
+
+@pytest.mark.parametrize("size", [5, 16])
+def test_a_region_in_which_few_codes_fall_is_not_forgotten(size):
+    """One rank moves one element, as that of a rare word: all of it arrives."""
+
+    def fn(world):
+        exchange = exchange_of(CodedRegionExchange, world, 2000, FixedThresholdAlgorithm(0.1))
+        out = np.zeros(2000, np.float32)
+        for step in range(60):
+            vector = np.zeros(2000, np.float32)
+            vector[17] = 0.1 if world.rank == 0 and step < 40 else 0
+            exchange.add_total(vector, out, 1.0, part=Part())
+        return out[17]
+
+    assert run_ranks(fn, size)[0] == pytest.approx(4, abs=0.11)
+
+
+def test_what_all_ranks_send_at_once_arrives_and_what_is_held_drains():
+    def fn(world):
+        exchange = exchange_of(CodedRegionExchange, world, 2000, FixedThresholdAlgorithm(1.0))
+        out, draw = np.zeros(2000, np.float32), np.random.default_rng(world.rank)
+        put_in = np.zeros(2000)
+        for step in range(400):
+            vector = np.zeros(2000, np.float32)
+            if step < 50:
+                vector[:20] = 1.0
+                vector[draw.choice(2000, 20, replace=False)] = 1.0
+            put_in += vector
+            exchange.add_total(vector, out, 1.0, part=Part())
+        return put_in, out
+
+    found = run_ranks(fn, 16)
+    missing = np.abs(sum(each[0] for each in found) - found[0][1])
+    assert missing.max() <= 1.0, "less than a code of a rank"

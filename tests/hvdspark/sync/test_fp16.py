@@ -10,7 +10,7 @@ import torch
 from contracts.problem import alone, backward, make_module, sgd, shared_steps, weights
 from hvdspark import SharedUpdates
 from hvdspark.collectives import run_ranks
-from hvdspark.errors import ConfigurationError, MessageError, RankMismatch, UnsupportedError
+from hvdspark.errors import ConfigurationError, MessageError, NonFiniteError, RankLost, RankMismatch, UnsupportedError
 from hvdspark.sync.fp16 import Fp16Exchange
 from hvdspark.sync.part import Part
 from hvdspark.sync.phases import Phases
@@ -97,7 +97,7 @@ def test_a_damaged_message_is_refused_and_nothing_moves(damage):
             return alltoall(messages)
 
         world.alltoall = damaged
-        with pytest.raises(MessageError if world.rank == 0 else Exception, match="float16"):
+        with pytest.raises(MessageError if world.rank == 0 else RankLost, match="float16"):
             exchange.add_total(np.ones(10, np.float32), out, 1.0, part=Part())
         assert not out.any()
         np.testing.assert_array_equal(exchange.residual, 1)
@@ -116,12 +116,27 @@ def test_what_it_cannot_do_is_refused():
     run_ranks(fn, 2)
 
 
+def test_a_sum_that_float16_rounds_out_of_float32_is_refused_by_all():
+    def fn(world):
+        exchange, out = Fp16Exchange(world, 10, Phases()), np.zeros(10, np.float32)
+        value = 2.0**127 * (1 - 2.0**-11) if world.rank else 0.75 * 2.0**117
+        with pytest.raises((NonFiniteError, RankLost), match="float32 cannot hold"):
+            exchange.add_total(np.full(10, value, np.float32), out, 1.0, part=Part())
+        assert not out.any()
+
+    run_ranks(fn, 3)
+
+
 def test_a_state_of_another_exchange_is_refused():
     def fn(world):
         exchange = Fp16Exchange(world, 10, Phases())
         for state in ({}, {"residual": torch.zeros(9), "sent": 0}, {"encoder": {}, "sent": 0}):
             with pytest.raises(ConfigurationError, match="fp16"):
                 exchange.load_state_dict(state)
+        for residual, sent in ((torch.full((10,), np.nan), 0), (torch.ones(10), -1), (torch.ones(10), "many")):
+            with pytest.raises(ConfigurationError, match="damaged"):
+                exchange.load_state_dict({"residual": residual, "sent": sent})
+        assert not exchange.residual.any()
 
     run_ranks(fn, 2)
 

@@ -231,3 +231,31 @@ def test_nan_is_told_one_step_late_and_moves_nothing():
 def test_where_it_cannot_act_it_is_refused(options):
     with open_collective("solo") as world, pytest.raises(ConfigurationError, match="overlap"):
         SharedUpdates(sgd(make_module()), world, **{**LATE, **options})
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_state_takes_the_place_of_what_is_under_way(fails):
+    """Also of what has gone wrong: that is why a state is loaded."""
+
+    def fn(world):
+        module = make_module()
+        optimizer = SharedUpdates(sgd(module), world, overlap="next_step", verify_every=0)
+        backward(module, seed=world.rank)
+        optimizer.step()
+        optimizer.synchronise()
+        state = optimizer.state_dict()
+        backward(module, seed=10 + world.rank)
+        if fails and world.rank == 1:
+            next(iter(module.parameters())).grad[0, 0] = np.nan
+        optimizer.step()
+        optimizer.load_state_dict(state)
+        assert not world.unfinished
+        optimizer.zero_grad()
+        backward(module, seed=20 + world.rank)
+        optimizer.step()
+        optimizer.synchronise()
+        return weights(module).tobytes(), optimizer.report().steps
+
+    found = run_ranks(fn, 2)
+    assert found[0] == found[1]
+    assert found[0][1] == 2
