@@ -18,6 +18,7 @@ from hvdspark.masters.progress import ProgressBar
 from hvdspark.masters.resume import (
     choose_seed,
     facts_of,
+    facts_of_data,
     matching,
     refuse_old_checkpoints,
     require_checkpoints,
@@ -239,10 +240,14 @@ class TrainingMaster(Configuration, abc.ABC):
         launcher = choose_launcher(self.launcher, spark, self.device)
         num_workers = self.num_workers or count_workers(spark, launcher, self.workers_per_node, self.device)
         launcher.check(num_workers)
+        seed = choose_seed(self.rng_seed, found)
+        facts = facts_of(network, num_workers, seed, weight_options(self, self.sharing()))
+        found = matching(found, facts, epochs)
         with open_run_directory(spark, run_directory) as directory:
             with staged(train, validation, directory, self.export_directory) as data:
                 network.check_roles([field.role for field in data.fields])
-                job = self._job(network, data, epochs, directory, num_workers, found)
+                facts |= facts_of_data(data)
+                job = self._job(network, data, epochs, directory, seed, facts, matching(found, facts, epochs))
                 ready = time.perf_counter()
                 _LOG.info("training %d parameters on %d ranks", network.num_parameters, num_workers)
                 with ProgressBar(directory, epochs):
@@ -260,11 +265,10 @@ class TrainingMaster(Configuration, abc.ABC):
         data: StagedData,
         epochs: int,
         directory: str,
-        num_workers: int,
-        found: tuple[CheckpointManifest, ...],
+        seed: int,
+        facts: dict[str, Any],
+        resume: tuple[CheckpointManifest, ...],
     ) -> Job:
-        sharing, seed = self.sharing(), choose_seed(self.rng_seed, found)
-        facts = facts_of(network, data, num_workers, seed, weight_options(self, sharing))
         return Job(
             network=network,
             train_directory=data.train,
@@ -272,7 +276,7 @@ class TrainingMaster(Configuration, abc.ABC):
             run_directory=directory,
             epochs=epochs,
             batch_size=self.batch_size_per_worker,
-            sharing=sharing,
+            sharing=self.sharing(),
             seed=seed,
             prefetch=self.worker_prefetch_num_batches,
             transport=self.transport,
@@ -285,7 +289,7 @@ class TrainingMaster(Configuration, abc.ABC):
             listeners=self.listeners,
             checkpoint=self.checkpoint,
             facts=facts,
-            resume=matching(found, facts, epochs),
+            resume=resume,
         )
 
     def _result(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import secrets
@@ -18,7 +19,15 @@ from hvdspark.network import Network
 from hvdspark.training import CheckpointManifest, find_checkpoints
 from hvdspark.training.checkpoint import checkpoints_directory, list_checkpoints
 
-__all__ = ["choose_seed", "facts_of", "matching", "refuse_old_checkpoints", "require_checkpoints", "weight_options"]
+__all__ = [
+    "choose_seed",
+    "facts_of",
+    "facts_of_data",
+    "matching",
+    "refuse_old_checkpoints",
+    "require_checkpoints",
+    "weight_options",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,17 +86,13 @@ def choose_seed(given: int | None, found: tuple[CheckpointManifest, ...]) -> int
     return int(found[0].facts["rng_seed"]) if found else secrets.randbits(31)
 
 
-def facts_of(
-    network: Network, data: StagedData, num_workers: int, seed: int, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what a run must have in common with the one that it goes on from: JSON-able values by name.
+def facts_of(network: Network, num_workers: int, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run must have in common with the one that it goes on from, but for the data: values by name.
 
     Parameters
     ----------
     network : Network
-        Names, shapes and dtypes of its parameters and buffers count.
-    data : StagedData
-        Their rows count, and the order in which they are stored.
+        Names, shapes, dtypes and order of its parameters and buffers count.
     num_workers, seed : int
         Number of ranks, and what the order of examples is drawn from.
     options : dict
@@ -98,19 +103,26 @@ def facts_of(
         **options,
         "num_workers": num_workers,
         "rng_seed": seed,
-        "network": {name: f"{list(value.shape)} {value.dtype}" for name, value in state.items()},
-        "train": Manifest.read(data.train).fingerprint,
-        "validation": Manifest.read(data.validation).fingerprint if data.validation else None,
+        # in order: an optimizer knows parameters by number
+        "network": [f"{name} {list(value.shape)} {value.dtype}" for name, value in state.items()],
         "version of the order of examples": ORDER_VERSION,
     }
     plain: dict[str, Any] = json.loads(json.dumps(facts))  # as it comes back from a checkpoint: lists for tuples
     return plain
 
 
+def facts_of_data(data: StagedData) -> dict[str, Any]:
+    """Return the same of the data: fingerprints of the rows and the order in which they are stored."""
+    return {
+        "train": Manifest.read(data.train).fingerprint,
+        "validation": Manifest.read(data.validation).fingerprint if data.validation else None,
+    }
+
+
 def matching(
     found: tuple[CheckpointManifest, ...], facts: Mapping[str, Any], epochs: int
 ) -> tuple[CheckpointManifest, ...]:
-    """Return those checkpoints from which this run may go on.
+    """Return those checkpoints from which this run may go on, by the facts that are given.
 
     Raises
     ------
@@ -129,8 +141,8 @@ def matching(
 
 def _difference(manifest: CheckpointManifest, facts: Mapping[str, Any], epochs: int) -> str | None:
     """Say in what a checkpoint is not one of this run."""
-    for name in dict.fromkeys([*_ADVICE, *facts, *manifest.facts]):
-        before, now = manifest.facts.get(name), facts.get(name)
+    for name in sorted(facts, key=lambda name: name not in _ADVICE):
+        before, now = manifest.facts.get(name), facts[name]
         if before != now:
             advice = _ADVICE.get(name, "give the same again")
             return f"{_told(name, before, now)}: {advice}; or train anew with resume=False in another run_directory"
@@ -140,9 +152,9 @@ def _difference(manifest: CheckpointManifest, facts: Mapping[str, Any], epochs: 
 
 
 def _told(name: str, before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        part = next(key for key in sorted({*before, *now}) if before.get(key) != now.get(key))
-        return f"{name}: {part} was {before.get(part, 'not there')}, it is {now.get(part, 'not there')}"
+    if name == "network" and before is not None:
+        pairs = itertools.zip_longest(before, now, fillvalue="not there")
+        before, now = next(pair for pair in pairs if pair[0] != pair[1])
     return f"{name} was {before!r}, it is {now!r}"
 
 

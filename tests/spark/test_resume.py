@@ -92,8 +92,9 @@ def test_a_fit_that_was_broken_off_goes_on(spark, rows, expected, tmp_path):
     assert not [line for line in storage.list_files(tmp_path / "run", recursive=True) if "staged-" in line]
     with pytest.raises(ConfigurationError, match="resume=True"):
         fit(spark, rows, **options)
-    with pytest.raises(ConfigurationError, match="batch_size_per_worker was 16, it is 8"):
-        fit(spark, rows, resume=True, batch_size_per_worker=8, **options)
+    unread = rows.selectExpr("features", "cast(raise_error('read') as int) as label")
+    with pytest.raises(ConfigurationError, match="batch_size_per_worker was 16, it is 8"):  # before a row is read
+        fit(spark, unread, resume=True, batch_size_per_worker=8, **options)
     assert list_checkpoints(tmp_path / "run") == ["epoch-00002-step-000000", "epoch-00001-step-000000"]
     result = fit(spark, rows, resume=True, **options)
     assert weights(result) == expected

@@ -12,6 +12,7 @@ from hvdspark.errors import ConfigurationError
 from hvdspark.masters.resume import (
     choose_seed,
     facts_of,
+    facts_of_data,
     matching,
     refuse_old_checkpoints,
     require_checkpoints,
@@ -24,7 +25,8 @@ from hvdspark.training import CheckpointManifest, find_checkpoints
 def facts(directory, master=None, network=None, num_workers=2, seed=5, staged=None):
     master = master or SharedTrainingMaster(batch_size_per_worker=7)
     data = StagedData(str(staged or directory), None, ())
-    return facts_of(network or make_network(), data, num_workers, seed, weight_options(master, master.sharing()))
+    options = weight_options(master, master.sharing())
+    return {**facts_of(network or make_network(), num_workers, seed, options), **facts_of_data(data)}
 
 
 def write(directory, epoch, step, told):
@@ -46,9 +48,12 @@ def shared(**options):
     return SharedTrainingMaster(**{"batch_size_per_worker": 7, **options})
 
 
+def network_of(*layers):
+    return Network(torch.nn.Sequential(*layers), torch.nn.CrossEntropyLoss(), torch.optim.SGD)
+
+
 def wider():
-    module = torch.nn.Sequential(*make_network().module[:3], torch.nn.Linear(16, 4))
-    return Network(module, torch.nn.CrossEntropyLoss(), torch.optim.SGD)
+    return network_of(*make_network().module[:3], torch.nn.Linear(16, 4))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +61,11 @@ def wider():
     [
         ({"num_workers": 3}, "num_workers was 2, it is 3: each rank keeps back a residual of its own"),
         ({"seed": 6}, "rng_seed was 5, it is 6"),
-        ({"network": wider()}, r"network: 3.bias was \[3\] torch.float32, it is \[4\] .*: give the network"),
+        (
+            {"network": wider()},
+            r"network was '3.weight \[3, 16\] .*', it is '3.weight \[4, 16\] .*: give the network",
+        ),
+        ({"network": network_of(*make_network().module[:2])}, "it is 'not there': give the network"),
         ({"master": shared(batch_size_per_worker=8)}, "batch_size_per_worker was 7, it is 8"),
         ({"master": shared(local_steps=2)}, "local_steps was 1, it is 2"),
         ({"master": shared(buffers="local")}, "buffers was 'mean', it is 'local'"),
