@@ -69,10 +69,10 @@ def run_to_the_end(
 def _failure(error: LaunchError, attempt: int) -> Failure | None:
     """Return what a further attempt may mend; None: what would come again."""
     if isinstance(error, RankFailed) and _was_lost(error):
-        return Failure(attempt=attempt, rank=error.rank, host=error.host, cause=error.summary.splitlines()[0])
+        return Failure(attempt=attempt, rank=error.rank, host=error.host, cause=error.summary.partition("\n")[0])
     if attempt > 1 and isinstance(error, StartTimeout | TooFewSlots):
         # Before the first attempt there was room for all: what was lost is not back yet.
-        return Failure(attempt=attempt, rank=-1, host="an unknown host", cause=str(error).splitlines()[0])
+        return Failure(attempt=attempt, rank=-1, host="an unknown host", cause=str(error).partition("\n")[0])
     return None
 
 

@@ -111,7 +111,7 @@ class Interrupting(TrainingHook):
             raise InterruptedError(f"step {self.step}")
 
 
-def run_here(job, size=2):
+def run_here(job, size=2, **options):
     """Train on ranks that are threads; return the state of each rank's module, and the reports."""
 
     def rank(world):
@@ -120,7 +120,7 @@ def run_here(job, size=2):
         report = work(own)
         return {name: bits(value) for name, value in own.network.module.state_dict().items()}, report
 
-    return run_ranks(rank, size)
+    return run_ranks(rank, size, **options)
 
 
 def resumed(job, **changes):

@@ -111,6 +111,36 @@ def test_the_weights_are_those_of_the_run_that_nothing_interrupts(staged, expect
     check_same(run(resumed(job), size), expected(name))
 
 
+def test_hosts_that_encode_once_go_on(staged, tmp_path):
+    """Ranks that only hand theirs to the first of their host have no residual, and a state all the same."""
+    options = {"sharing": sharing(topology="hosts"), "batch_size": 3}
+    whole = run(make_job(staged, tmp_path / "whole", **options), 4, ranks_per_host=2)
+    job = make_job(staged, tmp_path, checkpoint=Checkpoint(every_steps=2), hooks=(Interrupting(9),), **options)
+    with pytest.raises((InterruptedError, HvdsparkError)):
+        run(job, 4, ranks_per_host=2)
+    outcome = run(resumed(job), 4, ranks_per_host=2)
+    assert [state for state, _ in outcome] == [state for state, _ in whole]
+    assert [(each.steps, each.bytes_sent) for _, each in outcome] == [
+        (each.steps, each.bytes_sent) for _, each in whole
+    ]
+
+
+@pytest.mark.parametrize("at", [5, 16])
+def test_the_choice_among_exchanges_goes_on(staged, tmp_path, at):
+    """Before it is made, and after; it goes by time, so the weights may be others."""
+    job = make_job(
+        staged,
+        tmp_path,
+        sharing=sharing(exchange="auto"),
+        checkpoint=Checkpoint(every_steps=2),
+        hooks=(Interrupting(at),),
+    )
+    interrupted(job)
+    (one, report), (other, _) = run(resumed(job))
+    assert one["0.weight"] == other["0.weight"]
+    assert report.steps == report.exchanges == STEPS * EPOCHS
+
+
 def test_a_checkpoint_is_taken_when_it_is_due_and_the_last_are_kept(staged, tmp_path):
     def left(**options):
         shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
