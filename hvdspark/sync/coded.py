@@ -18,7 +18,7 @@ from hvdspark.sync.failures import deliver, failure_message
 from hvdspark.sync.hosts import Hosts
 from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
-from hvdspark.sync.saved import encoder_state, saved_count
+from hvdspark.sync.saved import encoder_state, saved_count, with_tensor
 
 __all__ = ["CodedExchange", "encoding_log"]
 
@@ -177,10 +177,8 @@ class CodedExchange(Exchange):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the encoder's state and the number of messages sent."""
-        encoder = self._encoder.state_dict()
-        # as a tensor, which torch.load takes back without being asked to trust the file
         return {
-            "encoder": {**encoder, "residual": torch.from_numpy(encoder["residual"])},
+            "encoder": with_tensor(self._encoder.state_dict()),
             "sent": self._sent,
             "density_sum": self._density_sum,
         }

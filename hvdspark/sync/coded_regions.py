@@ -1,7 +1,8 @@
 """``exchange="regions"``: codes go to the owner of each region, which thresholds their sum again and sends it to all.
 
-What a rank sends and receives does not grow with the number of ranks. Dryden et al. ("Communication quantization for
-data-parallel training of deep neural networks", MLHPC 2016) quantise the sum again, with a residual of its own.
+What a rank sends and receives is some five messages at most, however many ranks there are. Dryden et al. ("Communication
+quantization for data-parallel training of deep neural networks", MLHPC 2016) quantise the sum again, with a residual of
+its own.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from hvdspark.sync.part import Part, check_counts
 from hvdspark.sync.phases import Phases
 from hvdspark.sync.region_owner import RegionOwner
 from hvdspark.sync.regions import Regions
-from hvdspark.sync.saved import encoder_state, saved_count
+from hvdspark.sync.saved import encoder_state, saved_count, with_tensor
 
 __all__ = ["CodedRegionExchange"]
 
@@ -169,8 +170,8 @@ class CodedRegionExchange(Exchange):
     def state_dict(self) -> dict[str, Any]:
         """Return the states of both encoders, and counts."""
         return {
-            "encoder": _saved(self._encoder),
-            "owner": _saved(self._owner),
+            "encoder": with_tensor(self._encoder.state_dict()),
+            "owner": with_tensor(self._owner.state_dict()),
             "sent": self._sent,
             "density_sum": self._density_sum,
         }
@@ -216,9 +217,3 @@ def _read_tally(message: NDArray[np.uint8]) -> Groups:
     if zlib.crc32(message.data[: _TALLY.size - 4]) != checksum:
         raise MessageError("the checksum of a tally is wrong: bytes changed on the way")
     return Groups(np.array([count]), np.array([threshold], np.float32), np.zeros(1, np.float32))
-
-
-def _saved(encoder: Encoder | RegionOwner) -> dict[str, Any]:
-    state = encoder.state_dict()
-    # as a tensor, which torch.load takes back without being asked to trust the file
-    return {**state, "residual": torch.from_numpy(state["residual"])}

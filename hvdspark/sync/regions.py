@@ -1,8 +1,8 @@
 """Exchanges in two stages: every rank sends the owner of each region its part of it; the owner sends all their sum.
 
-What goes over the network to and from a rank does not grow with the number of ranks, as it does where every rank's
-message goes to every rank. Ok-Topk (Li and Hoefler, PPoPP 2022) sums sparse gradients so. What travels is up to the
-exchanges that are built on it: codes (coded_regions.py), or float16 (fp16.py).
+What goes over the network to and from a rank is bounded however many ranks there are; where every rank's message goes
+to every rank, it grows with them. Ok-Topk (Li and Hoefler, PPoPP 2022) sums sparse gradients so. What travels is up to
+the exchanges that are built on it: codes (coded_regions.py), or float16 (fp16.py).
 """
 
 from __future__ import annotations

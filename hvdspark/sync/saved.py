@@ -13,7 +13,7 @@ from hvdspark.errors import ConfigurationError
 from hvdspark.sync.flat import FlatParameters
 from hvdspark.sync.period import Period
 
-__all__ = ["Keeper", "Saved", "encoder_state", "saved_count"]
+__all__ = ["Keeper", "Saved", "encoder_state", "saved_count", "with_tensor"]
 
 _KEYS = {
     "optimizer", "exchange", "steps", "exchanges", "rank", "size", "bytes_sent", "local_bytes", "active", "period",
@@ -148,8 +148,13 @@ class Saved:
         )
 
 
+def with_tensor(state: dict[str, Any]) -> dict[str, Any]:
+    """Return an encoder's state with its residual as a tensor: torch.load takes it without being told to trust it."""
+    return {**state, "residual": torch.from_numpy(state["residual"])}
+
+
 def encoder_state(saved: Any) -> dict[str, Any]:
-    """Return the state of an encoder as it takes it, from what holds its residual as a tensor.
+    """Return the state of an encoder as it takes it, from what `with_tensor` made of it.
 
     Raises
     ------
@@ -161,15 +166,15 @@ def encoder_state(saved: Any) -> dict[str, Any]:
     return {**saved, "residual": np.asarray(saved["residual"])}
 
 
-def saved_count(state: dict[str, Any], name: str = "sent") -> int:
-    """Return a count of a state that is to be loaded.
+def saved_count(state: dict[str, Any]) -> int:
+    """Return the number of exchanges of a state that is to be loaded.
 
     Raises
     ------
     ConfigurationError
         If it is none.
     """
-    value = state[name]
+    value = state["sent"]
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ConfigurationError(f"the state is damaged: {name} is {value!r}, a count is needed")
+        raise ConfigurationError(f"the state is damaged: sent is {value!r}, a count is needed")
     return value

@@ -127,11 +127,11 @@ class Halving:
         return layer
 
     def save(self, path):
-        raise NotImplementedError
+        pytest.fail("no test of this file saves it")
 
     @classmethod
     def load(cls, path, *, expected_checksum=None):
-        raise NotImplementedError
+        pytest.fail("no test of this file saves it")
 
 
 class Masked(nn.Module):

@@ -262,3 +262,28 @@ def test_what_all_ranks_send_at_once_arrives_and_what_is_held_drains():
     found = run_ranks(fn, 16)
     missing = np.abs(sum(each[0] for each in found) - found[0][1])
     assert missing.max() <= 1.0, "less than a code of a rank"
+
+
+@pytest.mark.parametrize("damage", ["owner without residual", "owner of another length", "no encoder", "no count"])
+def test_a_damaged_state_is_refused_and_changes_nothing(damage):
+    def fn(world):
+        exchange, out = exchange_of(CodedRegionExchange, world, 2000), np.zeros(2000, np.float32)
+        exchange.add_total(next(vectors(world.rank, 1, 2000)), out, 1.0, part=Part())
+        state = exchange_of(CodedRegionExchange, world, 2000).state_dict()
+        owner = dict(state["owner"])
+        if damage == "owner without residual":
+            del owner["residual"]
+        if damage == "owner of another length":
+            owner["residual"] = owner["residual"][:-1]
+        state["owner"] = owner
+        if damage == "no encoder":
+            state["encoder"] = None
+        if damage == "no count":
+            state["sent"] = "many"
+        before = exchange.residual.tobytes()
+        with pytest.raises(ConfigurationError):
+            exchange.load_state_dict(state)
+        assert exchange.residual.tobytes() == before
+        assert exchange.residual.any()
+
+    run_ranks(fn, 2)
