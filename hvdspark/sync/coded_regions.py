@@ -1,8 +1,8 @@
 """``exchange="regions"``: codes go to the owner of each region, which thresholds their sum again and sends it to all.
 
-What a rank sends and receives is some five messages at most, however many ranks there are. Dryden et al. ("Communication
-quantization for data-parallel training of deep neural networks", MLHPC 2016) quantise the sum again, with a residual of
-its own.
+What a rank sends and receives is some five messages at most, however many ranks there are. Dryden et al.
+("Communication quantization for data-parallel training of deep neural networks", MLHPC 2016) quantise the sum again,
+with a residual of its own.
 """
 
 from __future__ import annotations
