@@ -30,6 +30,7 @@ from hvdspark.data.repartition import (
     RepartitionStrategy,
     repartition,
 )
+from hvdspark.data.row_groups import RowGroups, StagedRowGroups
 from hvdspark.data.rows import Rows
 from hvdspark.data.schema import ColumnsLike, TensorColumn, plan_columns, plan_fields
 from hvdspark.data.sources import FileSource, RDDSource, Source, TableSource
@@ -68,9 +69,11 @@ __all__ = [
     "RepartitionStrategy",
     "Repartitioner",
     "Role",
+    "RowGroups",
     "Rows",
     "Source",
     "SplitTestAndTrain",
+    "StagedRowGroups",
     "Table",
     "TableSource",
     "TensorColumn",

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hvdspark.codec import EncodingRecord
 from hvdspark.collectives import Collective
-from hvdspark.data import Batch, Batches, EpochPlan, Manifest
+from hvdspark.data import Batch, Batches, EpochPlan, Manifest, StagedRowGroups
 from hvdspark.errors import ConfigurationError, ModelError
 from hvdspark.events import EventLog
 from hvdspark.sync import Synchroniser, mean_buffers_
@@ -188,7 +188,8 @@ class Trainer:
             epoch=epoch,
             shuffle=shuffle,
         )
-        return Batches(directory, manifest, plan, self._world.rank, start_step=start_step, prefetch=self._job.prefetch)
+        groups = StagedRowGroups(directory, manifest)
+        return Batches(groups, plan, self._world.rank, start_step=start_step, prefetch=self._job.prefetch)
 
     def _timed(self, batches: Batches) -> Iterator[Batch]:
         """Yield the batches, counting the time that is spent waiting for them."""

@@ -8,6 +8,7 @@ from hvdspark.data import FileSource, RDDSource, Table, TableSource, plan_column
 from hvdspark.data.batches import Batches
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.plan import EpochPlan
+from hvdspark.data.row_groups import StagedRowGroups
 from hvdspark.errors import DataError
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(180)]
@@ -23,7 +24,7 @@ def ids_read(directory, case):
     plan = EpochPlan(manifest.rows_per_group, size, batch_size, seed=case, epoch=case % 2)
     ids = []
     for rank in range(size):
-        for batch in Batches(directory, manifest, plan, rank):
+        for batch in Batches(StagedRowGroups(directory, manifest), plan, rank):
             features = batch.features[0] if isinstance(batch.features, tuple) else batch.features
             labels = batch.labels[-1] if isinstance(batch.labels, tuple) else batch.labels
             assert features[:, 0].tolist() == [n / 2 for n in labels.tolist()]
@@ -195,7 +196,9 @@ def test_several_inputs_outputs_masks_and_weights_of_a_table(spark, tmp_path):
     ]
     epoch = EpochPlan(manifest.rows_per_group, 2, 4, seed=1, epoch=0)
     seen = []
-    for batch in (batch for rank in range(2) for batch in Batches(tmp_path / "out", manifest, epoch, rank)):
+    for batch in (
+        batch for rank in range(2) for batch in Batches(StagedRowGroups(tmp_path / "out", manifest), epoch, rank)
+    ):
         for row, n in enumerate(batch.labels[0].tolist()):
             assert batch.features["grid"][row].tolist() == [[n, n, 0], [n + 1, n, 0]]
             assert batch.features["tokens"][row].tolist() == [n, n + 1]

@@ -11,6 +11,7 @@ from hvdspark.data.batches import Batches
 from hvdspark.data.columns import ColumnReader, Table
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.plan import EpochPlan
+from hvdspark.data.row_groups import StagedRowGroups
 from hvdspark.data.schema import plan_columns
 from hvdspark.data.sources import TableSource
 from hvdspark.data.stage import stage as stage_source
@@ -32,7 +33,7 @@ def staged_rows(directory):
     manifest = Manifest.read(directory)
     plan = EpochPlan(manifest.rows_per_group, 1, 7, seed=1, epoch=0)
     rows = []
-    for batch in Batches(directory, manifest, plan, 0):
+    for batch in Batches(StagedRowGroups(directory, manifest), plan, 0):
         labels = batch.labels.tolist()
         rows += zip(
             map(tuple, batch.features.tolist()), (tuple(x) if isinstance(x, list) else x for x in labels), strict=True

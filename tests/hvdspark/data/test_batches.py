@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from hvdspark import storage
-from hvdspark.data import batches as batches_module
+from hvdspark.data import row_groups as row_groups_module
 from hvdspark.data.batches import Batches
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.plan import EpochPlan
+from hvdspark.data.row_groups import StagedRowGroups
 from hvdspark.errors import ConfigurationError, StorageError
 
 
@@ -25,7 +26,7 @@ def test_batches_are_those_of_the_plan(staged, tmp_path, prefetch, size, batch_s
     plan = EpochPlan(manifest.rows_per_group, size, batch_size, seed=1, epoch=4)
     seen = []
     for rank in range(size):
-        found = list(Batches(tmp_path, manifest, plan, rank, prefetch=prefetch))
+        found = list(Batches(StagedRowGroups(tmp_path, manifest), plan, rank, prefetch=prefetch))
         assert [batch.step for batch in found] == list(range(plan.num_steps))
         for batch in found:
             expected = [starts[group] + row for group, rows in plan.pieces(rank, batch.step) for row in rows]
@@ -43,19 +44,19 @@ def test_batches_are_those_of_the_plan(staged, tmp_path, prefetch, size, batch_s
 def test_a_rank_without_rows_gets_empty_tensors_of_the_right_shape(staged, tmp_path):
     manifest = staged([2], label_width=5)
     plan = EpochPlan(manifest.rows_per_group, 3, 2, seed=0, epoch=0)
-    (batch,) = Batches(tmp_path, manifest, plan, 2)
+    (batch,) = Batches(StagedRowGroups(tmp_path, manifest), plan, 2)
     assert (batch.examples, batch.total_examples) == (0, 2)
     assert (batch.features.shape, batch.features.dtype) == ((0, 3), torch.float32)
     assert (batch.labels.shape, batch.labels.dtype) == ((0, 5), torch.float32)
-    (batch,) = Batches(tmp_path, manifest, plan, 0)
+    (batch,) = Batches(StagedRowGroups(tmp_path, manifest), plan, 0)
     assert batch.labels.shape == (1, 5)
 
 
 def test_batches_belong_to_the_receiver(staged, tmp_path):
     manifest = staged([16])
     plan = EpochPlan(manifest.rows_per_group, 1, 4, seed=0, epoch=0)
-    before = [batch.features.clone() for batch in Batches(tmp_path, manifest, plan, 0)]
-    for batch, expected in zip(Batches(tmp_path, manifest, plan, 0), before, strict=True):
+    before = [batch.features.clone() for batch in Batches(StagedRowGroups(tmp_path, manifest), plan, 0)]
+    for batch, expected in zip(Batches(StagedRowGroups(tmp_path, manifest), plan, 0), before, strict=True):
         assert torch.equal(batch.features, expected)
         batch.features.fill_(-1.0)  # must reach neither the cached row group nor a later batch
 
@@ -63,22 +64,22 @@ def test_batches_belong_to_the_receiver(staged, tmp_path):
 def test_an_iteration_can_start_in_the_middle(staged, tmp_path):
     manifest = staged([30])
     plan = EpochPlan(manifest.rows_per_group, 2, 4, seed=2, epoch=1)
-    whole = [batch.labels.tolist() for batch in Batches(tmp_path, manifest, plan, 1)]
-    rest = Batches(tmp_path, manifest, plan, 1, start_step=2)
+    whole = [batch.labels.tolist() for batch in Batches(StagedRowGroups(tmp_path, manifest), plan, 1)]
+    rest = Batches(StagedRowGroups(tmp_path, manifest), plan, 1, start_step=2)
     assert len(rest) == plan.num_steps - 2
     assert [batch.labels.tolist() for batch in rest] == whole[2:]
-    assert list(Batches(tmp_path, manifest, plan, 1, start_step=plan.num_steps)) == []
+    assert list(Batches(StagedRowGroups(tmp_path, manifest), plan, 1, start_step=plan.num_steps)) == []
 
 
 def test_stopping_early_ends_the_thread(staged, tmp_path):
     manifest = staged([40])
     plan = EpochPlan(manifest.rows_per_group, 1, 2, seed=0, epoch=0)
-    for batch in Batches(tmp_path, manifest, plan, 0, prefetch=3):
+    for batch in Batches(StagedRowGroups(tmp_path, manifest), plan, 0, prefetch=3):
         assert len(readers()) == 1
         if batch.step == 1:
             break
     assert not readers()
-    iterator = iter(Batches(tmp_path, manifest, plan, 0))
+    iterator = iter(Batches(StagedRowGroups(tmp_path, manifest), plan, 0))
     next(iterator)
     iterator.close()
     assert not readers()
@@ -93,7 +94,7 @@ def test_a_file_that_changed_is_refused_by_name(staged, tmp_path, prefetch):
     path.write_bytes(data)
     plan = EpochPlan(manifest.rows_per_group, 1, 4, seed=0, epoch=0)
     with pytest.raises(StorageError, match=r"part-00001\.parquet has changed since it was staged"):
-        list(Batches(tmp_path, manifest, plan, 0, prefetch=prefetch))
+        list(Batches(StagedRowGroups(tmp_path, manifest), plan, 0, prefetch=prefetch))
     assert not readers()
 
 
@@ -102,7 +103,7 @@ def test_a_missing_file_is_named(staged, tmp_path):
     (tmp_path / "part-00000.parquet").unlink()
     plan = EpochPlan(manifest.rows_per_group, 1, 4, seed=0, epoch=0)
     with pytest.raises(StorageError, match=r"part-00000\.parquet"):
-        list(Batches(tmp_path, manifest, plan, 0))
+        list(Batches(StagedRowGroups(tmp_path, manifest), plan, 0))
     assert not readers()
 
 
@@ -110,9 +111,9 @@ def test_a_file_is_checked_once_a_process(staged, tmp_path, monkeypatch):
     manifest = staged([8, 8])
     plan = EpochPlan(manifest.rows_per_group, 1, 4, seed=0, epoch=0)
     checked = []
-    monkeypatch.setattr(batches_module.storage, "checksum", lambda path: checked.append(path) or checksum(path))
+    monkeypatch.setattr(row_groups_module.storage, "checksum", lambda path: checked.append(path) or checksum(path))
     for _ in range(2):
-        list(Batches(tmp_path, manifest, plan, 0))
+        list(Batches(StagedRowGroups(tmp_path, manifest), plan, 0))
     assert sorted(checked) == [str(tmp_path / file.name) for file in manifest.files]
 
 
@@ -126,17 +127,19 @@ def test_urls_work(staged, tmp_path):
     plan = EpochPlan(manifest.rows_per_group, 1, 4, seed=0, epoch=0)
     try:
         assert Manifest.read("memory://staged") == manifest
-        remote = [batch.labels.tolist() for batch in Batches("memory://staged", manifest, plan, 0)]
+        remote = [batch.labels.tolist() for batch in Batches(StagedRowGroups("memory://staged", manifest), plan, 0)]
     finally:
         storage.remove_tree("memory://staged")
-    assert remote == [batch.labels.tolist() for batch in Batches(tmp_path, manifest, plan, 0)]
-    assert remote == [batch.labels.tolist() for batch in Batches(f"file://{tmp_path}", manifest, plan, 0)]
+    assert remote == [batch.labels.tolist() for batch in Batches(StagedRowGroups(tmp_path, manifest), plan, 0)]
+    assert remote == [
+        batch.labels.tolist() for batch in Batches(StagedRowGroups(f"file://{tmp_path}", manifest), plan, 0)
+    ]
 
 
 def test_more_files_than_are_kept_open(staged, tmp_path):
     manifest = staged([3] * 12)
     plan = EpochPlan(manifest.rows_per_group, 1, 7, seed=0, epoch=0)
-    rows = [n for batch in Batches(tmp_path, manifest, plan, 0) for n in batch.labels.tolist()]
+    rows = [n for batch in Batches(StagedRowGroups(tmp_path, manifest), plan, 0) for n in batch.labels.tolist()]
     assert sorted(rows) == list(range(36))
 
 
@@ -148,10 +151,10 @@ def test_numbers_out_of_range_are_refused(staged, tmp_path, options, text):
     manifest = staged([8])
     plan = EpochPlan(manifest.rows_per_group, 1, 4, seed=0, epoch=0)
     with pytest.raises(ConfigurationError, match=text):
-        Batches(tmp_path, manifest, plan, **{"rank": 0, **options})
+        Batches(StagedRowGroups(tmp_path, manifest), plan, **{"rank": 0, **options})
 
 
 def test_a_plan_of_other_data_is_refused(staged, tmp_path):
     manifest = staged([8])
-    with pytest.raises(ConfigurationError, match="row groups of this manifest"):
-        Batches(tmp_path, manifest, EpochPlan((7,), 1, 4, seed=0, epoch=0), 0)
+    with pytest.raises(ConfigurationError, match="not made from these row groups"):
+        Batches(StagedRowGroups(tmp_path, manifest), EpochPlan((7,), 1, 4, seed=0, epoch=0), 0)

@@ -12,6 +12,7 @@ from hvdspark.data.fields import Field
 from hvdspark.data.manifest import Manifest, StagedFile, part_name, part_number
 from hvdspark.data.parts import write_parts
 from hvdspark.data.plan import EpochPlan
+from hvdspark.data.row_groups import StagedRowGroups
 from hvdspark.data.rows import Rows
 
 FIELDS = (
@@ -47,7 +48,7 @@ def manifest_of(results, directory):
 def batches_of(directory, size, batch_size):
     manifest = Manifest.read(directory)
     plan = EpochPlan(manifest.rows_per_group, size, batch_size, seed=3, epoch=1)
-    return [batch for rank in range(size) for batch in Batches(directory, manifest, plan, rank)]
+    return [batch for rank in range(size) for batch in Batches(StagedRowGroups(directory, manifest), plan, rank)]
 
 
 def test_every_field_of_a_row_arrives_with_it_in_the_form_that_modules_take(tmp_path):
