@@ -29,7 +29,19 @@ if TYPE_CHECKING:
     from hvdspark.data import Repartitioner as Repartitioner
     from hvdspark.data import RepartitionStrategy as RepartitionStrategy
     from hvdspark.data import TensorColumn as TensorColumn
+    from hvdspark.evaluation import ROC as ROC
+    from hvdspark.evaluation import BinaryMeasure as BinaryMeasure
+    from hvdspark.evaluation import ClassMeasure as ClassMeasure
     from hvdspark.evaluation import Evaluation as Evaluation
+    from hvdspark.evaluation import EvaluationBinary as EvaluationBinary
+    from hvdspark.evaluation import RegressionEvaluation as RegressionEvaluation
+    from hvdspark.evaluation import RegressionMeasure as RegressionMeasure
+    from hvdspark.evaluation import ROCBinary as ROCBinary
+    from hvdspark.evaluation import RocBinaryMeasure as RocBinaryMeasure
+    from hvdspark.evaluation import RocMeasure as RocMeasure
+    from hvdspark.evaluation import ROCMultiClass as ROCMultiClass
+    from hvdspark.evaluation import RocMultiClassMeasure as RocMultiClassMeasure
+    from hvdspark.evaluation import TorchMeasure as TorchMeasure
     from hvdspark.masters import ParameterAveragingTrainingMaster as ParameterAveragingTrainingMaster
     from hvdspark.masters import SharedTrainingMaster as SharedTrainingMaster
     from hvdspark.network import Network as Network
@@ -46,12 +58,15 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "AdaptiveThresholdAlgorithm": "codec",
+    "BinaryMeasure": "evaluation",
     "Checkpoint": "training",
+    "ClassMeasure": "evaluation",
     "Collective": "collectives",
     "DataSet": "data",
     "DefaultRepartitioner": "data",
     "EqualRepartitioner": "data",
     "Evaluation": "evaluation",
+    "EvaluationBinary": "evaluation",
     "FixedThresholdAlgorithm": "codec",
     "ImagePreProcessingScaler": "data",
     "Moment": "training",
@@ -64,11 +79,19 @@ _ROOMS = {
     "NormalizerStandardize": "data",
     "ParameterAveraging": "sync",
     "ParameterAveragingTrainingMaster": "masters",
+    "ROC": "evaluation",
+    "ROCBinary": "evaluation",
+    "ROCMultiClass": "evaluation",
+    "RegressionEvaluation": "evaluation",
+    "RegressionMeasure": "evaluation",
     "Repartition": "data",
     "RepartitionStrategy": "data",
     "Repartitioner": "data",
     "ResidualClippingPostProcessor": "codec",
     "ResidualPostProcessor": "codec",
+    "RocBinaryMeasure": "evaluation",
+    "RocMeasure": "evaluation",
+    "RocMultiClassMeasure": "evaluation",
     "SharedTrainingMaster": "masters",
     "SharedUpdates": "sync",
     "SparkDl4jMultiLayer": "spark",
@@ -76,6 +99,7 @@ _ROOMS = {
     "TargetSparsityThresholdAlgorithm": "codec",
     "TensorColumn": "data",
     "ThresholdAlgorithm": "codec",
+    "TorchMeasure": "evaluation",
     "TrainingHook": "training",
     "TrainingListener": "training",
     "TrainingResult": "training",
