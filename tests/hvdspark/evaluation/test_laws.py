@@ -1,5 +1,6 @@
 """Each measure keeps the laws of `contracts.measure`."""
 
+import cloudpickle
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from hvdspark import (
     RocMultiClassMeasure,
     TorchMeasure,
 )
+from hvdspark.evaluation import collect, combine
 
 
 def classes(rng, n):
@@ -82,8 +84,23 @@ def test_a_large_mean_cancels_nothing():
 
 
 def test_sums_of_torchmetrics_are_double():
-    rng = np.random.default_rng(0)
     measure = TorchMeasure(MeanSquaredError())
-    x, y = rng.random((2, 500)).astype(np.float32)
-    found = measure.compute(measure.observe(x, y))["MeanSquaredError"]
-    assert found == pytest.approx(((x - y).astype(np.float64) ** 2).mean(), rel=1e-6)
+    zero = np.zeros(1, np.float32)
+    states = [measure.observe(zero + error, zero) for error in (np.float32(4096), np.float32(1))]
+    found = measure.compute(measure.merge(*states))["MeanSquaredError"]
+    assert found == (2**24 + 1) / 2  # float32 does not hold 2**24 + 1
+
+
+def test_masked_steps_do_not_reach_torchmetrics():
+    output, labels, mask = class_sequences(np.random.default_rng(0), 20)
+    measure = TorchMeasure(MulticlassAccuracy(3, average="micro"))
+    found = measure.compute(measure.observe(output, labels, mask))["MulticlassAccuracy"]
+    assert found == pytest.approx((output.argmax(axis=1) == labels)[mask == 1].mean())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_measures_travel_to_workers(name):
+    measure, rows = CASES[name]
+    batch = rows(np.random.default_rng(0), 20)
+    there = cloudpickle.loads(cloudpickle.dumps(measure))
+    laws.assert_same(combine([measure], [collect([there], [batch])]), combine([measure], [collect([measure], [batch])]))
