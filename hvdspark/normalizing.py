@@ -6,14 +6,15 @@ The normalisers themselves are in `hvdspark.data`, above the network, for they a
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Protocol, Self, runtime_checkable
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from hvdspark import storage
 from hvdspark.errors import ConfigurationError, ModelError
 
-__all__ = ["Normalizing", "in_front", "read_normalizer", "write_normalizer"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Normalizing", "in_front", "known_normalizers", "read_normalizer", "read_normalizer_of", "write_normalizer"]
 
 _FILE = "normalizer.safetensors"
 
@@ -41,6 +42,10 @@ class Normalizing(Protocol):
         """Read what `save` wrote."""
 
 
+known_normalizers: list[type[Normalizing]] = []
+"""The classes of which a saved normaliser can be; `hvdspark.data` adds its own."""
+
+
 def in_front(normalizer: Normalizing | None, module: nn.Module, *, is_classifier: bool) -> nn.Module:
     """Return the module behind the normaliser's layer: a Sequential of ``normalizer`` and ``module``.
 
@@ -57,6 +62,8 @@ def in_front(normalizer: Normalizing | None, module: nn.Module, *, is_classifier
         raise ConfigurationError(
             "Network.normalizer: fit_labels=True cannot act where the loss wants class indices: leave it out"
         )
+    from torch import nn  # who only stages rows does not wait for torch
+
     return nn.Sequential(OrderedDict(normalizer=normalizer.layer(), module=module))
 
 
@@ -85,3 +92,23 @@ def read_normalizer(own: Normalizing | None, directory: str, facts: dict[str, An
     if own is None or facts is None:
         return None
     return type(own).load(storage.join(directory, _FILE), expected_checksum=facts["checksum"])
+
+
+def read_normalizer_of(directory: str, facts: dict[str, Any] | None) -> Normalizing | None:
+    """Read a normaliser of the class that was saved; None where there was none.
+
+    Raises
+    ------
+    ModelError
+        If its class is not among `known_normalizers`.
+    """
+    if facts is None:
+        return None
+    kinds = {kind.__name__: kind for kind in known_normalizers}
+    if facts["type"] not in kinds:
+        raise ModelError(
+            f"{directory}: the normalizer saved there is {facts['type']}; known are "
+            f"{', '.join(sorted(kinds)) or 'none'}: import hvdspark.data, or add a class of your own to "
+            "hvdspark.normalizing.known_normalizers"
+        )
+    return kinds[facts["type"]].load(storage.join(directory, _FILE), expected_checksum=facts["checksum"])

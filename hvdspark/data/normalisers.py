@@ -18,6 +18,7 @@ from hvdspark.data.measure import Measurement
 from hvdspark.data.sealed import read_sealed, write_sealed
 from hvdspark.data.statistics import Statistics
 from hvdspark.errors import ConfigurationError, StorageError
+from hvdspark.normalizing import known_normalizers
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -131,7 +132,7 @@ class Normalizer(ABC):
             Where the file cannot be read, is no such normaliser, or has changed.
         """
         parts, facts = read_sealed(path, "Normalizer", expected_checksum=expected_checksum)
-        kind = _KNOWN.get(str(facts.get("type")))
+        kind = next((each for each in known_normalizers if each.__name__ == facts.get("type")), None)
         if kind is None or not issubclass(kind, cls):
             raise StorageError(f"{path} holds a {facts.get('type')}, not a {cls.__name__}")
         try:
@@ -325,9 +326,7 @@ class ImagePreProcessingScaler(Normalizer):
         return {}
 
 
-_KNOWN: dict[str, Any] = {
-    each.__name__: each for each in (NormalizerStandardize, NormalizerMinMaxScaler, ImagePreProcessingScaler)
-}
+known_normalizers += [NormalizerStandardize, NormalizerMinMaxScaler, ImagePreProcessingScaler]
 
 
 def _of_part(part: str, parts: Mapping[str, Any]) -> Statistics:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from hvdspark import storage
-from hvdspark.errors import ConfigurationError, ModelError, StorageError
+from hvdspark.errors import ConfigurationError, ModelError
+from hvdspark.network.saving import load, read, save
 from hvdspark.network.scores import check_roles, example_losses, takes, unreduced
 from hvdspark.network.targets import CLASS_LOSSES, name_of, target_for
-from hvdspark.normalizing import Normalizing, in_front, read_normalizer, write_normalizer
+from hvdspark.normalizing import Normalizing, in_front
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
 __all__ = ["Network"]
-
-_FORMAT = 1
-_WEIGHTS = "model.safetensors"
-_FACTS = "network.json"
 
 
 def _softmax(output: torch.Tensor) -> torch.Tensor:
@@ -124,6 +120,11 @@ class Network:
         self.l2 = l2
 
     @property
+    def inner_module(self) -> nn.Module:
+        """The module without the normaliser in front of it."""
+        return self.module if self.normalizer is None else self.module.get_submodule("module")
+
+    @property
     def is_classifier(self) -> bool:
         """Whether the labels are class indices: the loss is CrossEntropyLoss or NLLLoss."""
         return isinstance(self.loss, CLASS_LOSSES)
@@ -172,8 +173,7 @@ class Network:
             If a mask or weights would reach nobody, or something is made for one input or output and there are several;
             the message names the fix.
         """
-        inner = self.module if self.normalizer is None else self.module.get_submodule("module")
-        check_roles(roles, inner, self.loss)
+        check_roles(roles, self.inner_module, self.loss)
         if self.normalizer is not None:
             several = "feature" if roles.count("feature") > 1 else "label" if self.normalizer.fits_labels else ""
             if several and roles.count(several) > 1:
@@ -289,24 +289,48 @@ class Network:
 
     # ---- persistence -------------------------------------------------------------------------------------------
 
-    def save(self, directory: str) -> None:
-        """Write the weights (`model.safetensors`) and what they belong to (`network.json`) into a directory or URL.
+    known: ClassVar[list[Callable[..., Any]]] = []
+    """Classes and functions of the user's that `read` may use for every network."""
 
-        No pickle is written: the architecture is the code that makes the module. `load` takes the weights back.
+    def save(self, directory: str, *, architecture: Callable[..., nn.Module] | None = None) -> None:
+        """Write the network into a directory or URL: weights as safetensors, all else as JSON; never a pickle.
+
+        Parameters
+        ----------
+        directory : str
+            It is made. `load` takes the weights back into a network that there is; `read` makes the network again.
+        architecture : callable, optional
+            What makes the module, for `read`: a class or function of a module's top level, or a ``functools.partial``
+            of one with plain arguments: ``functools.partial(Net, hidden=64)``. None: found out for layers of torch.nn,
+            Sequentials of them, and classes whose constructor takes no argument; for other modules only `load` works.
+
+        Raises
+        ------
+        ModelError
+            If `architecture` has no name that can be written down, or makes another module than this one.
         """
-        storage.make_directories(directory)
-        tensors = self.module.state_dict()
-        checksum = storage.write_tensors(storage.join(directory, _WEIGHTS), tensors)
-        module = self.module if self.normalizer is None else self.module.get_submodule("module")
-        facts = {
-            "format": _FORMAT,
-            "normalizer": write_normalizer(self.normalizer, directory),
-            "weights": {"file": _WEIGHTS, "checksum": checksum},
-            "module": f"{type(module).__module__}.{type(module).__qualname__}",
-            "loss": name_of(self.loss),
-            "tensors": {name: {"shape": list(t.shape), "dtype": str(t.dtype)} for name, t in tensors.items()},
-        }
-        storage.write_json(storage.join(directory, _FACTS), facts)
+        save(self, directory, architecture)
+
+    @classmethod
+    def read(cls, directory: str, *, known: Iterable[Callable[..., Any]] = ()) -> Network:
+        """Make the network again that `save` wrote.
+
+        Parameters
+        ----------
+        directory : str
+            Path or URL.
+        known : iterable of callable
+            The user's own classes and functions that the network consists of, beside `Network.known` and those of
+            torch.nn and torch.optim. Nothing else can be named by what is read, and nothing is imported.
+
+        Raises
+        ------
+        StorageError
+            If a file is missing, changed, or of another format version.
+        ModelError
+            If it was saved without its architecture (the message says why), or uses what is not known.
+        """
+        return read(cls, directory, [*known, *cls.known])
 
     def load(self, directory: str) -> Network:
         """Put the weights that `save` wrote into this network's module, and the normaliser into its place.
@@ -319,21 +343,7 @@ class Network:
             If the weights are those of another architecture, or there is a normaliser in one place only; the message
             names the first difference.
         """
-        facts = storage.read_json(storage.join(directory, _FACTS))
-        if facts.get("format") != _FORMAT:
-            raise StorageError(
-                f"{directory}: format {facts.get('format')!r} is not {_FORMAT}, the one this version reads"
-            )
-        normalizer = read_normalizer(self.normalizer, directory, facts.get("normalizer"))
-        weights = facts["weights"]
-        tensors, _ = storage.read_tensors(
-            storage.join(directory, _WEIGHTS), framework="torch", expected_checksum=weights["checksum"]
-        )
-        self.load_tensors(tensors, source=directory)
-        if normalizer is not None:
-            layer = normalizer.layer().to(next((p.device for p in self.module.parameters()), None))
-            self.normalizer = normalizer
-            self.module.add_module("normalizer", layer)
+        load(self, directory)
         return self
 
     def load_tensors(self, tensors: dict[str, torch.Tensor], *, source: str) -> None:
