@@ -296,12 +296,13 @@ class TrainingMaster(Configuration, abc.ABC):
         self, network: Network, reports: list[RankReport], directory: str, seed: int, seconds: dict[str, float]
     ) -> TrainingResult:
         history = reports[0].history
+        ranks = f"{len(reports)} rank{'s' if len(reports) > 1 else ''}"
         return TrainingResult(
             network=network,
             score=history[-1]["score"],
             history=history,
             stats=TrainingStats(
-                title=f"{type(network.module).__name__}, {network.num_parameters:,} parameters, {len(reports)} ranks",
+                title=f"{type(network.own_module).__name__}, {network.num_parameters:,} parameters, {ranks}",
                 history=history,
                 ranks=tuple(_rank_stats(report) for report in reports),
                 options={**self.describe(), "rng_seed": seed},

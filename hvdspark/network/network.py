@@ -120,14 +120,14 @@ class Network:
         self.l2 = l2
 
     @property
-    def inner_module(self) -> nn.Module:
-        """The module without the normaliser in front of it."""
-        return self.module if self.normalizer is None else self.module.get_submodule("module")
-
-    @property
     def is_classifier(self) -> bool:
         """Whether the labels are class indices: the loss is CrossEntropyLoss or NLLLoss."""
         return isinstance(self.loss, CLASS_LOSSES)
+
+    @property
+    def own_module(self) -> nn.Module:
+        """The user's module: `module` without the normaliser's layer that may stand in front of it."""
+        return self.module if self.normalizer is None else self.module.get_submodule("module")
 
     @property
     def num_parameters(self) -> int:
@@ -173,7 +173,7 @@ class Network:
             If a mask or weights would reach nobody, or something is made for one input or output and there are several;
             the message names the fix.
         """
-        check_roles(roles, self.inner_module, self.loss)
+        check_roles(roles, self.own_module, self.loss)
         if self.normalizer is not None:
             several = "feature" if roles.count("feature") > 1 else "label" if self.normalizer.fits_labels else ""
             if several and roles.count(several) > 1:

@@ -31,7 +31,7 @@ _PLAIN = ("scheduler_interval", "l1", "l2")
 
 def save(network: Network, directory: str, architecture: Callable[..., nn.Module] | None) -> None:
     """Write a network; see `Network.save`."""
-    module = network.inner_module
+    module = network.own_module
     made = _recipe_of_module(module, architecture)  # what is refused is refused before a file is written
     storage.make_directories(directory)
     tensors = network.module.state_dict()

@@ -31,6 +31,8 @@ def test_module_sees_normalised_features():
     fitted = STANDARD.fit(x)
     network = regression(fitted)
     plain = network.module.get_submodule("module")
+    assert network.own_module is plain is not network.module
+    assert regression(None).own_module is not None
     expected = plain(torch.from_numpy(fitted.transform(x)))
     assert torch.equal(network.module(torch.from_numpy(x)), expected)
     assert list(network.module.state_dict()) == ["module.weight", "module.bias"]
