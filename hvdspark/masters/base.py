@@ -28,7 +28,7 @@ from hvdspark.masters.retries import run_to_the_end
 from hvdspark.masters.staging import StagedData, check_alike, staged
 from hvdspark.masters.workers import count_workers
 from hvdspark.network import Network
-from hvdspark.stats import RankStats, TrainingStats
+from hvdspark.stats import DriverTimes, RankStats, TrainingStats, read_traces
 from hvdspark.training import (
     Checkpoint,
     CheckpointManifest,
@@ -80,6 +80,9 @@ class TrainingMaster(Configuration, abc.ABC):
     buffers : {"mean", "local"}
         What becomes of buffers such as BatchNorm's statistics at the end of each epoch: their mean over ranks, or each
         rank keeps its own, and rank 0's are those of the trained network.
+    collect_training_stats : bool
+        Record each phase of each step on every rank, and those of the driver: `TrainingStats.phases`, `to_chrome_trace`
+        and the timelines of `to_html`. What that costs stands in docs/stats.md.
     worker_toggle_periodic_gc : bool
         Collect garbage on workers every `worker_periodic_gc_frequency_ms` milliseconds, between steps, instead of
         whenever Python sees fit: a collection in the middle of a step makes all other ranks wait.
@@ -112,6 +115,7 @@ class TrainingMaster(Configuration, abc.ABC):
     worker_prefetch_num_batches: int = Field(default=2, ge=0)
     rng_seed: int | None = Field(default=None, ge=0, lt=2**63)
     buffers: Literal["mean", "local"] = "mean"
+    collect_training_stats: bool = False
     worker_toggle_periodic_gc: bool = True
     worker_periodic_gc_frequency_ms: int = Field(default=_GC_MS, gt=0)
     debug_longer_iterations_ms: int = Field(default=0, ge=0)
@@ -228,6 +232,7 @@ class TrainingMaster(Configuration, abc.ABC):
         if not isinstance(epochs, int) or epochs < 1:
             raise ConfigurationError(f"epochs: a whole number from 1 is needed, not {epochs!r}")
         begin = time.perf_counter()
+        driver = DriverTimes()
         # Whatever can be refused is refused before the data are staged, which can take long.
         network.check_portable()
         found = require_checkpoints(run_directory) if resume else ()
@@ -243,21 +248,25 @@ class TrainingMaster(Configuration, abc.ABC):
         seed = choose_seed(self.rng_seed, found)
         facts = facts_of(network, num_workers, seed, weight_options(self, self.sharing()))
         found = matching(found, facts, epochs)
+        driver.lap("checks")
         with open_run_directory(spark, run_directory) as directory:
             with staged(train, validation, directory, self.export_directory) as data:
                 network.check_roles([field.role for field in data.fields])
                 facts |= facts_of_data(data)
                 job = self._job(network, data, epochs, directory, seed, facts, matching(found, facts, epochs))
                 ready = time.perf_counter()
+                driver.lap("staging")
                 _LOG.info("training %d parameters on %d ranks", network.num_parameters, num_workers)
                 with ProgressBar(directory, epochs):
-                    reports = run_to_the_end(launcher, num_workers, job, self.max_failures)
+                    reports = run_to_the_end(launcher, num_workers, job, self.max_failures, lap=driver.lap)
+            driver.lap("ranks")
             _check_agreement(reports)
             weights, _ = storage.read_tensors(storage.join(directory, WEIGHTS_FILE), framework="torch")
             network.load_tensors(weights, source=directory)
+            driver.lap("weights")
         end = time.perf_counter()
         seconds = {"staging_s": ready - begin, "training_s": end - ready, "total_s": end - begin}
-        return self._result(network, reports, directory, job.seed, seconds)
+        return self._result(network, reports, directory, job.seed, seconds, driver)
 
     def _job(
         self,
@@ -290,13 +299,21 @@ class TrainingMaster(Configuration, abc.ABC):
             checkpoint=self.checkpoint,
             facts=facts,
             resume=resume,
+            collect_stats=self.collect_training_stats,
         )
 
     def _result(
-        self, network: Network, reports: list[RankReport], directory: str, seed: int, seconds: dict[str, float]
+        self,
+        network: Network,
+        reports: list[RankReport],
+        directory: str,
+        seed: int,
+        seconds: dict[str, float],
+        driver: DriverTimes,
     ) -> TrainingResult:
         history = reports[0].history
         ranks = f"{len(reports)} rank{'s' if len(reports) > 1 else ''}"
+        collected = read_traces(directory, len(reports), driver) if self.collect_training_stats else ((), ())
         return TrainingResult(
             network=network,
             score=history[-1]["score"],
@@ -307,6 +324,8 @@ class TrainingMaster(Configuration, abc.ABC):
                 ranks=tuple(_rank_stats(report) for report in reports),
                 options={**self.describe(), "rng_seed": seed},
                 **seconds,
+                traces=collected[0],
+                driver=collected[1],
             ),
             bytes_sent=round(sum(report.bytes_sent for report in reports) / len(reports)),
             dense_bytes=reports[0].dense_bytes,

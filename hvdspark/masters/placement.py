@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hvdspark import storage
 from hvdspark.errors import ConfigurationError
 from hvdspark.masters.workers import is_local
+from hvdspark.stats import trace_directory
 from hvdspark_launch import Launcher
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def open_run_directory(spark: SparkSession, run_directory: str | None) -> Iterat
     directory = absolute(run_directory)
     storage.make_directories(directory)
     storage.remove_tree(storage.join(directory, "events"))  # of an earlier run: nobody shall take them for this one's
+    storage.remove_tree(trace_directory(directory))
     storage.write_json(storage.join(directory, "run.json"), {"run": uuid.uuid4().hex})
     try:
         yield directory

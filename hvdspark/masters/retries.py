@@ -21,7 +21,12 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
 
 
 def run_to_the_end(
-    launcher: Launcher, num_workers: int, job: Job, max_failures: int, sleep: Callable[[float], None] = time.sleep
+    launcher: Launcher,
+    num_workers: int,
+    job: Job,
+    max_failures: int,
+    sleep: Callable[[float], None] = time.sleep,
+    lap: Callable[[str], None] | None = None,
 ) -> list[RankReport]:
     """Run a job on all ranks; where some are lost, again from the last checkpoint, or from the start without one.
 
@@ -37,6 +42,8 @@ def run_to_the_end(
         How often ranks may be lost.
     sleep : callable
         Waits so many seconds before a further attempt, longer each time: what was lost may need time to come back.
+    lap : callable, optional
+        Told "lost attempt" after each, that wait included.
 
     Raises
     ------
@@ -62,6 +69,8 @@ def run_to_the_end(
             found[0].name if found else "the start",
         )  # fmt: skip
         sleep(min(_FIRST_WAIT_S * 2 ** (attempt - 1), _LONGEST_WAIT_S))
+        if lap is not None:
+            lap("lost attempt")
         job = dataclasses.replace(job, resume=found, failure=failure)
         attempt += 1
 

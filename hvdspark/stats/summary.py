@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from hvdspark.errors import ConfigurationError
+from hvdspark.stats.phases import PhaseStats, phase_table
+from hvdspark.stats.spans import DriverSpan, RankTrace
+
 __all__ = ["RankStats", "TrainingStats"]
 
 
@@ -55,6 +59,8 @@ class TrainingStats:
         The master's options, as JSON-able values.
     staging_s, training_s, total_s : float
         Seconds the driver waited for staging, for the ranks (start included), and in all.
+    traces, driver : tuple
+        What ranks and driver have recorded of their phases, on one clock; empty without `collect_training_stats`.
     """
 
     title: str
@@ -64,6 +70,31 @@ class TrainingStats:
     staging_s: float
     training_s: float
     total_s: float
+    traces: tuple[RankTrace, ...] = ()
+    driver: tuple[DriverSpan, ...] = ()
+
+    @property
+    def phases(self) -> tuple[PhaseStats, ...]:
+        """A line a rank and phase; empty without ``collect_training_stats=True``."""
+        return phase_table(self.traces)
+
+    def to_chrome_trace(self, path: str) -> str:
+        """Write the recorded phases as a Chrome trace, for ui.perfetto.dev or chrome://tracing; return its path.
+
+        Raises
+        ------
+        ConfigurationError
+            If none were recorded.
+        """
+        from hvdspark.stats.trace import chrome_trace
+        from hvdspark.storage import write_bytes
+
+        if not self.traces:
+            raise ConfigurationError(
+                "no phases were recorded: train with collect_training_stats=True in the training master"
+            )
+        write_bytes(path, chrome_trace(self).encode())
+        return path
 
     def to_html(self, path: str) -> str:
         """Write a report that opens anywhere (one file, no scripts, no outside requests); return its path."""

@@ -28,7 +28,7 @@ from hvdspark.sync.handshake import agree_on_run_id, broadcast_tensors_, compare
 from hvdspark.sync.hosts import open_hosts
 from hvdspark.sync.meeting import Meeting
 from hvdspark.sync.part import Part
-from hvdspark.sync.phases import Phases
+from hvdspark.sync.phases import Phases, Record
 from hvdspark.sync.rules import Rules
 from hvdspark.sync.saved import Keeper, Saved
 from hvdspark.sync.traffic import Traffic
@@ -154,7 +154,8 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
             if not self._may_step(self._collective, self._flat):
                 return loss
             if self._is_alone:
-                self._optimizer.step()  # w - (w - w') is not w' to the last bit: alone, nothing is exchanged
+                with self._phases.timed("update"):
+                    self._optimizer.step()  # w - (w - w') is not w' to the last bit: alone, nothing is exchanged
             elif self._gradients is None:
                 self._step_updates(part, self._active.agree())
             else:
@@ -215,6 +216,10 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
             with self._phases.timed("exchange"):
                 weight = part.weight(self._collective)
             self._flat.scale_gradients(weight)
+
+    def watch(self, record: Record) -> None:
+        """Tell somebody of each phase of a step as it ends; an exchange under way tells from its own thread."""
+        self._phases.watch(record)
 
     # ---- weights and report ------------------------------------------------------------------------------------
 

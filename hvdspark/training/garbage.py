@@ -5,19 +5,24 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 __all__ = ["collecting_every"]
 
 
 @contextmanager
-def collecting_every(interval_ms: int | None) -> Iterator[Callable[[], None]]:
+def collecting_every(
+    interval_ms: int | None, timed: Callable[[str], AbstractContextManager[Any]] = nullcontext
+) -> Iterator[Callable[[], None]]:
     """Switch Python's automatic collection off inside the block.
 
     Parameters
     ----------
     interval_ms : int, optional
         Milliseconds between collections. None: leave collecting to Python.
+    timed : callable
+        Counts the time of a collection, as the phase "garbage".
 
     Yields
     ------
@@ -33,7 +38,8 @@ def collecting_every(interval_ms: int | None) -> Iterator[Callable[[], None]]:
     def between_steps() -> None:
         nonlocal last
         if time.monotonic() - last >= interval_ms / 1000:
-            gc.collect()
+            with timed("garbage"):
+                gc.collect()
             last = time.monotonic()
 
     gc.disable()

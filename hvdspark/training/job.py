@@ -80,6 +80,8 @@ class Job:
         Where to go on: from the first that is whole on all ranks. Empty: from the start.
     failure : Failure, optional
         What ended the attempt before this one.
+    collect_stats : bool
+        Whether each phase of each step is recorded.
     """
 
     network: Network
@@ -103,6 +105,7 @@ class Job:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     resume: tuple[CheckpointManifest, ...] = ()
     failure: Failure | None = None
+    collect_stats: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +126,8 @@ class RankReport:
     density, threshold, clipped_mass : float
         As in `SyncReport`.
     seconds : dict
-        Seconds by phase: load, forward_backward, those of `SyncReport`, validate.
+        Seconds by phase: load, forward_backward, hooks, garbage, checkpoint, validate, epoch_end where there
+        were any, and those of `SyncReport`.
     fingerprint : int
         Checksum of the final weights.
     """

@@ -23,6 +23,7 @@ from hvdspark.training.checkpointer import Checkpointer, Progress, Trained
 from hvdspark.training.garbage import collecting_every
 from hvdspark.training.hooks import Moment
 from hvdspark.training.job import Job, RankReport
+from hvdspark.training.recording import Recording
 
 __all__ = ["Trainer"]
 
@@ -52,6 +53,7 @@ class Trainer:
         self._events = events
         self._device = device
         self._phases = Phases()
+        self._recording = Recording(job.run_directory, world) if job.collect_stats else None
         self._network = job.network
         self._module = job.network.module.to(device)
         if isinstance(job.network.loss, torch.nn.Module):
@@ -67,6 +69,8 @@ class Trainer:
         self._examples = 0
         self._steps = 0
         self._history: list[dict[str, Any]] = []
+        if self._recording is not None:
+            self._recording.begin(self._phases, self._optimizer)
         self._last_progress = 0.0
 
     def _synchroniser(self, num_threads: int) -> Synchroniser:
@@ -94,11 +98,13 @@ class Trainer:
         self._events.write("start", host=self._world.host, size=self._world.size, device=str(self._device))
         was_training = self._module.training
         try:
-            with collecting_every(self._job.gc_interval_ms) as self._collect_garbage:
+            with collecting_every(self._job.gc_interval_ms, self._phases.timed) as self._collect_garbage:
                 self._run_epochs()
         finally:
             self._module.train(was_training)
         self._optimizer.verify()
+        if self._recording is not None:
+            self._recording.end()
         sync = self._optimizer.report()
         report = RankReport(
             rank=self._world.rank,
@@ -147,15 +153,17 @@ class Trainer:
         )
         self._tell("on_epoch_start", epoch)
         loss_sum = torch.tensor(loss_so_far, dtype=torch.float64)
-        for batch in self._timed(batches):
+        timed = self._timed(batches)
+        for batch in timed if self._recording is None else self._recording.stepping(timed):
             loss_sum += self._step(batch, epoch)
             self._progress(epoch, batch.step, start_step + len(batches))
             if self._checkpoints.is_due_after_step(self._steps):
                 self._save(epoch, batch.step + 1, loss_sum.item())
         self._optimizer.synchronise()  # steps left over: nothing of an epoch is skipped, and all score the same weights
-        if self._job.buffers == "mean":
-            mean_buffers_(self._module, self._world)
-        record = {"epoch": epoch, "score": self._mean_over_ranks(loss_sum, self._train)}
+        with self._phases.timed("epoch_end"):
+            if self._job.buffers == "mean":
+                mean_buffers_(self._module, self._world)
+            record = {"epoch": epoch, "score": self._mean_over_ranks(loss_sum, self._train)}
         if self._validation is not None:
             with self._phases.timed("validate"):
                 record["validation_score"] = self._validate(self._validation)
@@ -174,8 +182,9 @@ class Trainer:
                 rank=self._world.rank, size=self._world.size, epoch=epoch, step=self._steps, module=self._module,
                 batch=batch, score=score,
             )  # fmt: skip
-            for each in told:
-                getattr(each, what)(moment)
+            with self._phases.timed("hooks"):
+                for each in told:
+                    getattr(each, what)(moment)
 
     def _batches(
         self, directory: str, manifest: Manifest, *, epoch: int, shuffle: bool, start_step: int = 0
