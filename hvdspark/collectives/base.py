@@ -105,7 +105,12 @@ class Collective(Transport):
         as much, is not measured); each announcement of an operation counts too. A lone rank without transport
         (``solo``) sends nothing.
         """
-        return self._sent_bytes if self._has_transport else 0
+        return self._sent.total if self._has_transport else 0
+
+    @property
+    def thread_sent_bytes(self) -> int:
+        """Those of `sent_bytes` that the calling thread has sent: what `start` does meanwhile is not among them."""
+        return self._sent.here if self._has_transport else 0
 
     @property
     def max_message_bytes(self) -> int:
@@ -194,7 +199,7 @@ class Collective(Transport):
             self._met(Intent(Operation.ALLREDUCE, DTYPES.index(array.dtype.name), 0, array.size))
             for part in chunks(array):
                 self._allreduce(part)
-                self._sent_bytes += part.nbytes
+                self._sent.add(part.nbytes)
 
     @final
     def broadcast_(self, array: NDArray[Any], root: int = 0) -> None:
@@ -225,7 +230,7 @@ class Collective(Transport):
             self._met(Intent(Operation.BROADCAST, DTYPES.index(array.dtype.name), root, array.size))
             for part in chunks(array):
                 self._broadcast(part, root)
-                self._sent_bytes += part.nbytes if self.rank == root else 0
+                self._sent.add(part.nbytes if self.rank == root else 0)
 
     @final
     def barrier(self) -> None:

@@ -95,7 +95,7 @@ class HorovodCollective(Collective):
     def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
         block = self._block.pack(intent, message)
         received = self._finished(self._hvd.allgather_async, block, str(intent), name=f"{self._tag}.exchange")
-        self._sent_bytes += block.size
+        self._sent.add(block.size)
         return unpack(received, self.size)
 
     def _alltoall(self, messages: Sequence[NDArray[np.uint8]], lengths: list[int]) -> list[NDArray[np.uint8]]:
@@ -111,7 +111,7 @@ class HorovodCollective(Collective):
             splits=torch.tensor(given, dtype=torch.int32),
             name=f"{self._tag}.alltoall",
         )
-        self._sent_bytes += sum(given) - given[self.rank]
+        self._sent.add(sum(given) - given[self.rank])
         return unpack_parcels(received, lengths)
 
     def _allreduce(self, array: NDArray[Any]) -> None:

@@ -130,11 +130,11 @@ class MpiCollective(Collective):
                 self._comm.Allgather(self._row, self._rows)
             else:
                 self._wait(self._comm.Iallgather(self._row, self._rows), intent)
-            self._sent_bytes += INTENT_BYTES
+            self._sent.add(INTENT_BYTES)
             if not carries_messages(self._rows):
                 return self._rows, []
             received = self._gather(message)
-            self._sent_bytes += message.size
+            self._sent.add(message.size)
             return self._rows, received
 
     def _gather(self, message: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
@@ -161,7 +161,7 @@ class MpiCollective(Collective):
         byte = self._mpi.BYTE
         with self._translated("alltoall"):
             self._comm.Alltoallv([self._parcels.buffer, given, byte], [self._received, taken, byte])
-        self._sent_bytes += sum(given) - given[self.rank]
+        self._sent.add(sum(given) - given[self.rank])
         return unpack_parcels(self._received, lengths)
 
     def _allreduce(self, array: NDArray[Any]) -> None:

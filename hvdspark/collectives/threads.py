@@ -158,7 +158,7 @@ class ThreadsCollective(Collective):
         given.flags.writeable = False
         self._board.rows[self._turn, self.rank] = intent
         self._board.messages[self._turn][self.rank] = given
-        self._sent_bytes += INTENT_BYTES + message.size
+        self._sent.add(INTENT_BYTES + message.size)
         self._wait(str(intent))
         return self._board.rows[self._turn], list(self._board.messages[self._turn])
 
@@ -166,7 +166,7 @@ class ThreadsCollective(Collective):
         given = [message.copy() for message in messages]
         for rank, message in enumerate(given):
             message.flags.writeable = False
-            self._sent_bytes += message.size if rank != self.rank else 0
+            self._sent.add(message.size if rank != self.rank else 0)
         # All peers are past their reading of the last ones: they were at the meeting before this.
         self._board.parcels[self.rank] = given
         self._wait("alltoall")

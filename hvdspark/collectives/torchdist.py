@@ -99,7 +99,7 @@ class TorchCollective(Collective):
         if message.size <= _HEAD_BYTES:
             self._block[INTENT_BYTES : INTENT_BYTES + message.size] = message
         self._link.gather(self._block, self._blocks, str(intent))
-        self._sent_bytes += _BLOCK_BYTES
+        self._sent.add(_BLOCK_BYTES)
         rows = self._blocks[:, :INTENT_BYTES].view(np.int64)
         if not carries_messages(rows):
             return rows, []
@@ -116,7 +116,7 @@ class TorchCollective(Collective):
         ]
         if message.size > _HEAD_BYTES:
             views[self.rank][:] = message
-            self._sent_bytes += message.size
+            self._sent.add(message.size)
         long = {rank: views[rank] for rank, length in enumerate(lengths) if length > _HEAD_BYTES}
         self._link.broadcast(long, "allgather")
         for view in views:
@@ -143,7 +143,7 @@ class TorchCollective(Collective):
         self._make_room(sum(taken))
         received = self._received[: sum(taken)]
         self._link.exchange(self._parcels.buffer[: sum(given)], given, received, taken, "alltoall")
-        self._sent_bytes += sum(given) - given[self.rank]
+        self._sent.add(sum(given) - given[self.rank])
         return unpack_parcels(received, lengths)
 
     def _allreduce(self, array: NDArray[Any]) -> None:

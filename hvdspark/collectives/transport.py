@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark.collectives.intent import Intent
+from hvdspark.collectives.sent import SentBytes
 from hvdspark.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Transport(abc.ABC):
         self.local_size: Final = local_size
         self.host: Final = host
         self.timeout_s: Final = timeout_s
-        self._sent_bytes = 0
+        self._sent = SentBytes()
 
     @abc.abstractmethod
     def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:

@@ -51,14 +51,14 @@ class Hosts:
         self.place = self.leaders.index(first)
 
     @property
-    def sent_bytes(self) -> int:
-        """Bytes that this rank has sent to other hosts."""
-        return 0 if self._leaders is None else self._leaders.sent_bytes
+    def thread_sent_bytes(self) -> int:
+        """Bytes that the calling thread of this rank has sent to other hosts."""
+        return 0 if self._leaders is None else self._leaders.thread_sent_bytes
 
     @property
-    def local_bytes(self) -> int:
-        """Bytes that this rank has handed to ranks of its own host."""
-        return self._local.sent_bytes
+    def thread_local_bytes(self) -> int:
+        """Bytes that the calling thread of this rank has handed to ranks of its own host."""
+        return self._local.thread_sent_bytes
 
     @property
     def max_message_bytes(self) -> int:

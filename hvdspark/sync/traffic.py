@@ -36,7 +36,11 @@ class Traffic:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Count what is sent inside the block; one block at a time."""
+        """Count what this thread sends inside the block; one block at a time.
+
+        By thread: an exchange that another synchroniser has started may be under way when the block begins, and counts
+        its own.
+        """
         sent, local = self._read()
         try:
             yield
@@ -47,5 +51,5 @@ class Traffic:
 
     def _read(self) -> tuple[int, int]:
         if self._hosts is None:
-            return self._collective.sent_bytes, 0
-        return self._collective.sent_bytes + self._hosts.sent_bytes, self._hosts.local_bytes
+            return self._collective.thread_sent_bytes, 0
+        return self._collective.thread_sent_bytes + self._hosts.thread_sent_bytes, self._hosts.thread_local_bytes

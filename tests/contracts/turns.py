@@ -42,5 +42,15 @@ def closing_waits_for_what_was_started(collective):
         collective.start(list)
 
 
-LAWS = [what_was_started_comes_first]
+def bytes_are_counted_by_thread(collective):
+    everywhere, here = collective.sent_bytes, collective.thread_sent_bytes
+    collective.start(collective.barrier).result()
+    assert collective.thread_sent_bytes == here, "another thread sent them"
+    assert (collective.sent_bytes > everywhere) == (collective.name != "solo")
+    everywhere = collective.sent_bytes
+    collective.barrier()
+    assert collective.thread_sent_bytes - here == collective.sent_bytes - everywhere
+
+
+LAWS = [what_was_started_comes_first, bytes_are_counted_by_thread]
 ENDS = [closing_waits_for_what_was_started]

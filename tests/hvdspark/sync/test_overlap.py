@@ -83,6 +83,43 @@ def test_bytes_are_counted_once_whoever_waits_for_them():
     assert run_ranks(fn, 2, LATE) == run_ranks(fn, 2, {})
 
 
+@pytest.mark.parametrize("ranks_per_host", [None, 2])
+@pytest.mark.parametrize("other", [LATE, {}])
+def test_two_on_one_collective_count_their_own_bytes(other, ranks_per_host):
+    """What the first has sent is under way when the second begins to count."""
+
+    def train_two(world, first, second):
+        modules = [make_module(seed=seed) for seed in (0, 1)]
+        pair = zip(modules, (first, second), strict=True)
+        optimizers = [SharedUpdates(sgd(module), world, exchange="dense", **options) for module, options in pair]
+        under_way = threading.Event()
+        if first:
+            add_total = optimizers[0]._exchange.add_total
+
+            def slow(*args, **more):
+                assert under_way.wait(20)
+                add_total(*args, **more)
+
+            may_step = optimizers[1]._may_step
+
+            def release(*args):
+                under_way.set()
+                return may_step(*args)
+
+            optimizers[0]._exchange.add_total, optimizers[1]._may_step = slow, release
+        for number in range(5):
+            for module, optimizer in zip(modules, optimizers, strict=True):
+                train(module, optimizer, world, [number])
+            for optimizer in optimizers:
+                optimizer.synchronise()
+            under_way.clear()
+        reports = [optimizer.report() for optimizer in optimizers]
+        return [(report.bytes_sent, report.local_bytes) for report in reports]
+
+    together = run_ranks(train_two, 3, LATE, other, ranks_per_host=ranks_per_host)
+    assert together == run_ranks(train_two, 3, {}, {}, ranks_per_host=ranks_per_host)
+
+
 def test_codes_agree_at_every_step_and_lose_nothing():
     def fn(world):
         module = make_module(seed=world.rank)
