@@ -1,8 +1,7 @@
 """The seam between training and the wire: what every set of ranks can do together."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypeVar, final
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from hvdspark.collectives.arrays import chunks, require_array, require_lengths, require_message, require_messages
 from hvdspark.collectives.intent import DTYPES, Intent, Operation, require_agreement
 from hvdspark.collectives.transport import Transport
+from hvdspark.collectives.tree import by_host, levels
 from hvdspark.collectives.turns import Turns
 from hvdspark.errors import CollectiveError, ConfigurationError, RankLost, UnsupportedError
 
@@ -20,6 +20,7 @@ __all__ = ["Collective"]
 Result = TypeVar("Result")
 
 _MAX_TOTAL_BYTES: Final = (1 << 31) - 1
+_NOTHING: Final = np.empty(0, np.uint8)
 _BLOCK_OVERHEAD_BYTES: Final = 128  # prefix and alignment that a transport may add to a message
 
 
@@ -49,9 +50,8 @@ class Collective(Transport):
        the launcher ends them, as ``mpirun`` does). After `RankLost` only `abort` is possible.
     7. **End.** `close` returns once all ranks have called it. It can be called twice. Operations after `close` or
        `abort` raise `CollectiveError`.
-    8. **Parts.** `local` and `leaders` are collectives that keep these laws among their own ranks, which are numbered
-       in the order of this one's. They end with this one, if not before. They have no parts of their own.
-
+    8. **Parts.** `local`, `leaders` and `levels` are collectives that keep these laws among their own ranks, which are
+       numbered in the order of this one's. They end with this one, if not before. They have no parts of their own.
     9. **Threads.** One thread of a rank uses a collective and its parts at a time; a second one is refused with
        `CollectiveError`. What `start` does on a thread of its own comes before all that is called after it: operations
        of other threads, `close` among them, wait for it. `abort` waits for nothing.
@@ -72,9 +72,7 @@ class Collective(Transport):
     ----------
     name : str
         How `open_collective` knows the implementation.
-    rank, size, local_rank, local_size : int
-        As above.
-    host : str
+    rank, size, local_rank, local_size, host
         As above.
     unfinished : list of callable
         Called by `close` before the ranks meet, in the same order on all ranks; what they raise, `close` raises. Who
@@ -92,6 +90,9 @@ class Collective(Transport):
         self._ended = ""
         self._lost: RankLost | None = None
         self._parts: tuple[Collective, Collective | None] | None = None
+        self._levels: dict[int, list[Collective | None]] = {}
+        self._leading: list[int] = []  # the first rank of each host
+        self._made: list[Collective] = []
         self._is_part = False
         self._turns = Turns(self)
         self.unfinished: Final[list[Callable[[], None]]] = []
@@ -142,7 +143,7 @@ class Collective(Transport):
             Another rank failed.
         """
         require_message(message, "allgather", self.size, self.max_message_bytes)
-        with self._turns.taken("allgather"):
+        with self._turns.taken("allgather", self._note_loss):
             return self._met(Intent(Operation.ALLGATHER, length=message.size), message)
 
     @final
@@ -170,7 +171,7 @@ class Collective(Transport):
             Another rank failed.
         """
         lengths = require_messages(messages, "alltoall", self.size, self.max_message_bytes)
-        with self._turns.taken("alltoall"), self._watched():
+        with self._turns.taken("alltoall", self._note_loss):
             told = self._met(Intent(Operation.ALLTOALL, length=lengths.nbytes), lengths.view(np.uint8))
             coming = [int(theirs.view(np.int32)[self.rank]) for theirs in told]
             require_lengths(coming, self.max_message_bytes)
@@ -195,7 +196,7 @@ class Collective(Transport):
             Another rank failed; the array may be half summed.
         """
         require_array(array, "allreduce_", DTYPES[1:], writable=True)
-        with self._turns.taken("allreduce_"), self._watched():
+        with self._turns.taken("allreduce_", self._note_loss):
             self._met(Intent(Operation.ALLREDUCE, DTYPES.index(array.dtype.name), 0, array.size))
             for part in chunks(array):
                 self._allreduce(part)
@@ -226,7 +227,7 @@ class Collective(Transport):
         require_array(array, "broadcast_", DTYPES, writable=True)
         if not 0 <= root < self.size:
             raise ConfigurationError(f"broadcast_: root {root!r} is not a rank, the ranks are 0 to {self.size - 1}")
-        with self._turns.taken("broadcast_"), self._watched():
+        with self._turns.taken("broadcast_", self._note_loss):
             self._met(Intent(Operation.BROADCAST, DTYPES.index(array.dtype.name), root, array.size))
             for part in chunks(array):
                 self._broadcast(part, root)
@@ -243,7 +244,7 @@ class Collective(Transport):
         RankLost
             Another rank failed.
         """
-        with self._turns.taken("barrier"):
+        with self._turns.taken("barrier", self._note_loss):
             self._met(Intent(Operation.BARRIER))
 
     @final
@@ -291,6 +292,23 @@ class Collective(Transport):
         return self._split()[1]
 
     @final
+    def levels(self, fan_out: int) -> "list[Collective | None]":
+        """Return this rank's parts in a tree of hosts: one a level, lowest first; None where it is in no group.
+
+        Groups are of `fan_out` first ranks of hosts at most (2 or more), then of first ranks of groups, up to a single
+        one. The first call with a `fan_out` is an operation. Raises what `local` does.
+        """
+        self._split()
+        if fan_out not in self._levels:
+            with self._turns.taken("split", self._note_loss):
+                self._met(Intent(Operation.SPLIT, length=fan_out))
+                self._levels[fan_out] = [
+                    self._make(groups, f"level.{fan_out}.{height}", on_one_host=False)
+                    for height, groups in enumerate(levels(self._leading, fan_out))
+                ]
+        return list(self._levels[fan_out])
+
+    @final
     def close(self) -> None:
         """End what is under way, meet all ranks, then release what is held. Does nothing the second time.
 
@@ -303,15 +321,14 @@ class Collective(Transport):
         """
         if self._ended:
             return
-        with self._turns.taken("close"):
+        with self._turns.taken("close", self._note_loss):
             for finish in tuple(self.unfinished):
                 finish()
             self._met(Intent(Operation.CLOSE))
-            self._ended = "closed"
-            for part in self._open_parts():
-                part._ended = "closed"
-                part._release()
-            self._release()
+            for ending in (*self._made, self):
+                if not ending._ended:
+                    ending._ended = "closed"
+                    ending._release()
         self._turns.end(self)
 
     @final
@@ -326,7 +343,7 @@ class Collective(Transport):
         if self._ended:
             return
         self._ended = "aborted"
-        for part in self._open_parts():
+        for part in self._made:
             part.abort(cause)
         self._abandon(cause)
         self._turns.end(self)
@@ -349,31 +366,28 @@ class Collective(Transport):
     def _split(self) -> "tuple[Collective, Collective | None]":
         if self._is_part:
             raise UnsupportedError("a part of a collective cannot be split: call local() or leaders() on the whole")
-        if self._parts is not None and not self._ended:
-            return self._parts
-        with self._turns.taken("split"), self._watched():
-            self._met(Intent(Operation.SPLIT))
-            ranks_of: dict[bytes, list[int]] = {}
-            for rank, host in enumerate(self.allgather(np.frombuffer(self.host.encode(), np.uint8))):
-                ranks_of.setdefault(bytes(host), []).append(rank)
-            groups = list(ranks_of.values())
-            local = self._part(groups, on_one_host=True)
-            leaders = self._part([[group[0] for group in groups]], on_one_host=False)
-            assert local is not None
-            self._parts = local, leaders
-            for part in self._open_parts():
-                part._is_part, part._turns = True, self._turns
-            return self._parts
+        if self._parts is None or self._ended:
+            with self._turns.taken("split", self._note_loss):
+                self._met(Intent(Operation.SPLIT))
+                groups = by_host(self.allgather(np.frombuffer(self.host.encode(), np.uint8)))
+                self._leading = [group[0] for group in groups]
+                local = self._make(groups, "local", on_one_host=True)
+                assert local is not None
+                self._parts = local, self._make([self._leading], "leaders", on_one_host=False)
+        return self._parts
 
-    def _open_parts(self) -> "list[Collective]":
-        return [part for part in self._parts or () if part is not None and not part._ended]
+    def _make(self, groups: list[list[int]], name: str, *, on_one_host: bool) -> "Collective | None":
+        part = self._part(groups, name, on_one_host=on_one_host)
+        if part is not None:
+            part._is_part, part._turns = True, self._turns
+            self._made.append(part)
+        return part
 
-    def _met(self, intent: Intent, message: NDArray[np.uint8] | None = None) -> list[NDArray[np.uint8]]:
+    def _met(self, intent: Intent, message: NDArray[np.uint8] = _NOTHING) -> list[NDArray[np.uint8]]:
         self._require_open(str(intent))
         if self._lost is not None:
             raise RankLost(f"{intent}: an earlier operation failed already: {self._lost}")
-        with self._watched():
-            rows, messages = self._meet(intent, _NOTHING if message is None else message)
+        rows, messages = self._meet(intent, message)
         require_agreement(rows)
         return messages
 
@@ -381,13 +395,5 @@ class Collective(Transport):
         if self._ended:
             raise CollectiveError(f"{operation}: this collective is {self._ended}; open another one")
 
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        try:
-            yield
-        except RankLost as error:
-            self._lost = error
-            raise
-
-
-_NOTHING: Final = np.empty(0, np.uint8)
+    def _note_loss(self, error: RankLost) -> None:
+        self._lost = error

@@ -135,15 +135,16 @@ class HorovodCollective(Collective):
         name = f"{self._tag}.broadcast.{array.dtype.name}.{array.size}.{root}"
         self._finished(self._hvd.broadcast_async_, array, "broadcast_", name=name, root_rank=self._ranks[root])
 
-    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> "HorovodCollective | None":
+    def _part(self, groups: list[list[int]], name: str, *, on_one_host: bool) -> "HorovodCollective | None":
         part = None
         for group in groups:  # Horovod wants every set from all ranks
             process_set = _runtime.process_set(self._hvd, group)
             if self.rank in group:
                 part = HorovodCollective.__new__(HorovodCollective)
                 part._hvd = self._hvd
-                tag = f"{self._tag}.{'local' if on_one_host else 'leaders'}.{group[0]}"
-                part._take(process_set, group, tag, self._seat(group, on_one_host=on_one_host))
+                part._take(
+                    process_set, group, f"{self._tag}.{name}.{group[0]}", self._seat(group, on_one_host=on_one_host)
+                )
         return part
 
     def _release(self) -> None:

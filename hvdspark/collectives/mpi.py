@@ -191,7 +191,7 @@ class MpiCollective(Collective):
         with self._translated("broadcast_"):
             self._comm.Bcast([array.view(np.uint8), self._mpi.BYTE], root)
 
-    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> "MpiCollective | None":
+    def _part(self, groups: list[list[int]], name: str, *, on_one_host: bool) -> "MpiCollective | None":  # noqa: ARG002 - MPI needs none
         color = next((place for place, group in enumerate(groups) if self.rank in group), None)
         with self._translated("split"):
             comm = self._comm.Split(self._mpi.UNDEFINED if color is None else color, self.rank)

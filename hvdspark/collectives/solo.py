@@ -40,7 +40,7 @@ class SoloCollective(Collective):
     def _broadcast(self, array: NDArray[Any], root: int) -> None:
         """Leave the array: it is the root's."""
 
-    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> Collective:  # noqa: ARG002 - there is one rank
+    def _part(self, groups: list[list[int]], name: str, *, on_one_host: bool) -> Collective:  # noqa: ARG002 - there is one rank
         return SoloCollective(timeout_s=self.timeout_s)
 
     def _release(self) -> None:

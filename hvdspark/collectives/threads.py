@@ -26,7 +26,7 @@ class _Board:
     def __init__(self, size: int) -> None:
         self.size = size
         self._lock = threading.Lock()
-        self._parts: dict[tuple[bool, int], _Board] = {}
+        self._parts: dict[tuple[str, int], _Board] = {}
         self.barrier = threading.Barrier(size)
         self.rows = np.zeros((2, size, INTENT_FIELDS), np.int64)
         self.messages = [[np.empty(0, np.uint8)] * size for _ in range(2)]
@@ -44,10 +44,10 @@ class _Board:
         for part in parts:
             part.fail(why)
 
-    def part(self, group: list[int], *, on_one_host: bool) -> "_Board":
+    def part(self, name: str, group: list[int]) -> "_Board":
         """Return the board of some of the ranks, the same for all of them."""
         with self._lock:
-            part = self._parts.setdefault((on_one_host, group[0]), _Board(len(group)))
+            part = self._parts.setdefault((name, group[0]), _Board(len(group)))
         if self.failure:
             part.fail(self.failure)
         return part
@@ -189,13 +189,13 @@ class ThreadsCollective(Collective):
         # The next broadcast's root may be quicker than this copy.
         self._wait("broadcast_")
 
-    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> "ThreadsCollective | None":
+    def _part(self, groups: list[list[int]], name: str, *, on_one_host: bool) -> "ThreadsCollective | None":
         group = next((group for group in groups if self.rank in group), None)
         if group is None:
             return None
         seat = self._seat(group, on_one_host=on_one_host)
         del seat["size"]
-        return ThreadsCollective(self._board.part(group, on_one_host=on_one_host), **seat)
+        return ThreadsCollective(self._board.part(name, group), **seat)
 
     def _release(self) -> None:
         self._own = [np.empty(0, np.uint8), np.empty(0, np.uint8)]

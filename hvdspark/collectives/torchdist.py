@@ -160,8 +160,8 @@ class TorchCollective(Collective):
     def _broadcast(self, array: NDArray[Any], root: int) -> None:
         self._link.broadcast({root: array}, "broadcast_")
 
-    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> "TorchCollective | None":
-        link = self._link.part(groups, name="local" if on_one_host else "leaders")
+    def _part(self, groups: list[list[int]], name: str, *, on_one_host: bool) -> "TorchCollective | None":
+        link = self._link.part(groups, name=name)
         if link is None:
             return None
         group = next(group for group in groups if self.rank in group)

@@ -86,13 +86,15 @@ class Transport(abc.ABC):
         """Make the other ranks fail, then free what is held; no rank may be waited for without a limit."""
 
     @abc.abstractmethod
-    def _part(self, groups: list[list[int]], *, on_one_host: bool) -> Collective | None:
+    def _part(self, groups: list[list[int]], name: str, *, on_one_host: bool) -> Collective | None:
         """Make a collective of each group, on all ranks together; all ranks have met.
 
         Parameters
         ----------
         groups : list of list of int
             Ranks in rising order, no rank twice; the same on all ranks.
+        name : str
+            The same on all ranks, and no other call's on this collective.
         on_one_host : bool
             A group's ranks share a host; otherwise no two do.
 

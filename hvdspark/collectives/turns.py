@@ -2,12 +2,12 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, TypeVar
 
-from hvdspark.errors import CollectiveError
+from hvdspark.errors import CollectiveError, RankLost
 
 __all__ = ["Turns"]
 
@@ -30,7 +30,7 @@ class Turns:
     def __init__(self, owner: object) -> None:
         self._owner = weakref.ref(owner)
         self._lock = threading.RLock()
-        self._holder = ""
+        self._holder: tuple[threading.Thread, str] | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._worker_id: int | None = None
         self._started: Future[Any] | None = None
@@ -43,29 +43,45 @@ class Turns:
         self._started = future  # one thread: what was started earlier is done when this is
         return future
 
-    @contextmanager
-    def taken(self, operation: str) -> Iterator[None]:
-        """Wait for what was started, then keep other threads out.
+    def taken(self, operation: str, note_loss: Callable[[RankLost], None]) -> "_Turn":
+        """Wait for what was started, then keep other threads out of the block.
+
+        Parameters
+        ----------
+        operation : str
+            For the error.
+        note_loss : callable
+            Called where the block raises `RankLost`, with that.
 
         Raises
         ------
         CollectiveError
             A thread that was not started by `start` is at an operation.
         """
+        return _Turn(self, operation, note_loss)
+
+    def take(self, operation: str) -> None:
+        """Begin a turn; `taken` does it, and gives it back."""
         if self._started is not None and threading.get_ident() != self._worker_id:
             wait([self._started])  # what it raised is for whoever started it
             self._started = None
         if not self._lock.acquire(blocking=False):
             raise CollectiveError(
-                f"{operation}: {self._holder} is using this collective, and a second thread at the same time could "
+                f"{operation}: {self._told()} is using this collective, and a second thread at the same time could "
                 "meet the other ranks in another order there: let one thread use it, or open a collective for each "
                 "thread, on all ranks in the same order"
             )
-        try:
-            self._holder = f"the thread {threading.current_thread().name!r}, in {operation},"
-            yield
-        finally:
-            self._lock.release()
+        self._holder = threading.current_thread(), operation
+
+    def give_back(self) -> None:
+        """End a turn."""
+        self._lock.release()
+
+    def _told(self) -> str:
+        if self._holder is None:  # it has taken the lock this very moment
+            return "another thread"
+        thread, operation = self._holder
+        return f"the thread {thread.name!r}, in {operation},"
 
     def end(self, user: object) -> None:
         """Let the thread go once it is idle, unless only a part ends."""
@@ -74,3 +90,22 @@ class Turns:
 
     def _note_worker(self) -> None:
         self._worker_id = threading.get_ident()
+
+
+class _Turn:
+    """A block of one thread's. A generator would take three times as long, at every operation."""
+
+    __slots__ = ("_note_loss", "_operation", "_turns")
+
+    def __init__(self, turns: Turns, operation: str, note_loss: Callable[[RankLost], None]) -> None:
+        self._turns = turns
+        self._operation = operation
+        self._note_loss = note_loss
+
+    def __enter__(self) -> None:
+        self._turns.take(self._operation)
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._turns.give_back()
+        if isinstance(error, RankLost):
+            self._note_loss(error)

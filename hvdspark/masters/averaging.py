@@ -25,8 +25,9 @@ class ParameterAveragingTrainingMaster(TrainingMaster):
     averaging_frequency : int or pairs of int
         Steps between averagings; or a schedule: ``((0, 1), (500, 10))`` averages every step up to 500, every ten from
         there on. What is left over is averaged at the end of each epoch: nothing is skipped.
-    aggregation_depth : {1, 2}
-        1: all ranks at once; 2: where there are several hosts and one of them has several ranks, host by host.
+    aggregation_depth : int
+        1: all ranks at once; 2: where there are several hosts and one of them has several ranks, host by host; more:
+        the hosts join in a tree of at most so many storeys (docs/adr/0018).
     save_updater : bool
         Average the optimizer's own state (momentum, second moments) as well.
     outer_optimizer : Nesterov, optional

@@ -25,17 +25,17 @@ __all__ = ["ParameterAveraging", "check_aggregation_depth"]
 
 
 def check_aggregation_depth(depth: object) -> None:
-    """Refuse what is neither 1 nor 2.
+    """Refuse what is no number of storeys.
 
     Raises
     ------
     ConfigurationError
         Saying why.
     """
-    if isinstance(depth, bool) or depth not in (1, 2):
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
         raise ConfigurationError(
-            f"aggregation_depth: 1 or 2 is needed, not {depth!r}: the storeys are ranks and hosts, and between hosts "
-            "the transport's allreduce is a ring or a tree by itself"
+            f"aggregation_depth: a whole number from 1 is needed, not {depth!r}: 1 is all ranks at once, 2 the ranks "
+            "of a host first, more a tree of hosts"
         )
 
 
@@ -52,9 +52,11 @@ class ParameterAveraging(Synchroniser):
     averaging_frequency : int or pairs of int
         Steps between averagings; or a schedule such as ``((0, 1), (500, 10))``: 1, from step 500 on 10. Steps that are
         left over when training ends are averaged by `synchronise`: nothing is skipped.
-    aggregation_depth : {1, 2}
+    aggregation_depth : int
         1: all ranks at once; 2: where there are several hosts and one of them has several ranks, the ranks of a host
-        come together first, and the hosts' first ranks meet for them.
+        come together first, and the hosts' first ranks meet for them. d > 2: these meet in a tree of at most d - 1
+        levels, in groups of the smallest number whose (d - 1)th power is not below the number of hosts, and not below
+        two: 16 hosts go by groups of four under 3, by pairs from 5 on. Sums go up, and their result comes down.
     save_updater : bool
         Average the optimizer's own state as well (momentum, second moments), weighted like the weights; what is a count
         there must be equal on all ranks. False: each rank keeps its own.
@@ -93,7 +95,8 @@ class ParameterAveraging(Synchroniser):
         rules = Rules(
             schedule=schedule,
             outer=outer_optimizer,
-            topology="auto" if aggregation_depth == 2 else "flat",
+            topology="flat" if aggregation_depth == 1 else "auto",
+            aggregation_depth=aggregation_depth,
             verify_every=verify_every,
         )
         facts = {"averaging_frequency": schedule, "save_updater": save_updater}

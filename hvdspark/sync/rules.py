@@ -30,6 +30,8 @@ class Rules:
         Whether an exchange is under way while the next step computes.
     topology : {"auto", "flat", "hosts"}
         Whether ranks of a host come together first.
+    aggregation_depth : int
+        Storeys of ranks, hosts and groups of hosts; 1: none, ranks meet all at once.
     verify_every : int
         Steps between comparisons of the weights; 0 never.
     """
@@ -40,6 +42,7 @@ class Rules:
     outer: Nesterov | None = None
     overlap: Literal["none", "next_step"] = "none"
     topology: Literal["auto", "flat", "hosts"] = "auto"
+    aggregation_depth: int = 2
     verify_every: int = 100
 
     def facts(self) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         run_id = agree_on_run_id(collective)
         broadcast_tensors_(collective, [self._flat.weights, *frozen])
         self._active = ActiveParameters(collective, self._flat, self._phases, asks_on=rules.encode == "updates")
-        self._hosts = open_hosts(collective, rules.topology)
+        self._hosts = open_hosts(collective, rules.topology, rules.aggregation_depth)
         self._traffic = Traffic(collective, self._hosts)
         self._exchange, followers = self._open(run_id, named)
         self._meeting = Meeting(collective, rules, self._flat, self._exchange, followers, self._traffic, self._phases)

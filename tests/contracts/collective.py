@@ -195,6 +195,21 @@ def parts_are_collectives(collective):
     assert np.array_equal(array, np.arange(1000) * (collective.size * (collective.size + 1) // 2))
 
 
+def levels_are_collectives(collective):
+    """Law 8, for trees of however many hosts there are."""
+    hosts = [bytes(host) for host in collective.allgather(np.frombuffer(collective.host.encode(), np.uint8))]
+    ranks, found = [hosts.index(host) for host in dict.fromkeys(hosts)], collective.levels(2)
+    assert collective.levels(2) == found
+    for part in found:
+        groups = [ranks[start : start + 2] for start in range(0, len(ranks), 2)]
+        mine = next((group for group in groups if collective.rank in group and len(group) > 1), None)
+        assert (part is None) == (mine is None)
+        if part is not None:
+            check_part(collective, part, mine)
+        ranks = [group[0] for group in groups]
+    assert len(ranks) == 1
+
+
 def check_part(whole, part, ranks):
     assert part.name == whole.name
     assert (part.rank, part.size, part.host) == (ranks.index(whole.rank), len(ranks), whole.host)
@@ -365,6 +380,7 @@ LAWS = [
     *alltoall.LAWS,
     *turns.LAWS,
     parts_are_collectives,
+    levels_are_collectives,
     sent_bytes_are_counted,
 ]
 ENDS = [closing_twice_is_fine, leaving_the_context_closes, parts_end_with_the_whole, *turns.ENDS]

@@ -14,7 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from contracts.collective import ENDS, LAWS, parts_are_collectives
+from contracts.collective import ENDS, LAWS, levels_are_collectives, parts_are_collectives
 from contracts.messages import check_gather
 from hvdspark.collectives import arrays, open_collective
 from hvdspark.errors import ConfigurationError, RankLost, RankMismatch, UnsupportedError
@@ -59,7 +59,33 @@ def two_hosts(name):
         collective.host, collective.local_size = f"pretended-{place}", min(2, collective.size - 2 * place)
         parts_are_collectives(collective)
         sizes = [int(size[0]) for size in collective.allgather(np.array([collective.local().size], np.uint8))]
-    return collective, {"local sizes": sizes}
+    with open_collective(name, timeout_s=30) as collective:
+        collective.local_rank, collective.local_size, collective.host = 0, 1, f"pretended-{collective.rank}"
+        levels_are_collectives(collective)
+        flat, storeys = averaged(collective, 1), averaged(collective, 3)
+        assert np.allclose(flat, storeys, rtol=0, atol=1e-6)
+        prints = [bytes(each) for each in collective.allgather(storeys.view(np.uint8))]
+        assert len(set(prints)) == 1
+        assert collective.levels(2)[-1] is not None or collective.rank == 1
+    return collective, {"local sizes": sizes, "levels": len(collective._levels[2])}
+
+
+def averaged(collective, depth):
+    """Return the mean of what the ranks' steps came to, weighted by examples."""
+    import torch
+
+    from hvdspark import ParameterAveraging
+
+    torch.manual_seed(0)
+    module = torch.nn.Linear(9, 7)
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9)
+    optimizer = ParameterAveraging(optimizer, collective, averaging_frequency=2, aggregation_depth=depth)
+    for step in range(4):
+        optimizer.zero_grad()
+        module(torch.full((1, 9), step - 2.0 * collective.rank)).square().sum().backward()
+        optimizer.step(examples=1 + collective.rank)
+    assert (optimizer._hosts is not None) == (depth > 2)
+    return torch.nn.utils.parameters_to_vector(module.parameters()).detach().numpy()
 
 
 def unsplittable(name):

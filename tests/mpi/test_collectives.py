@@ -56,10 +56,10 @@ def test_tensors_of_any_dtype_travel(launcher, name):
 
 
 @pytest.mark.parametrize(("launcher", "name"), [GLOO, HVD_MPI, MPI, TORCH])
-def test_parts_on_two_hosts(launcher, name):
+def test_parts_on_two_hosts_and_a_tree_of_three(launcher, name):
     code, output = launched(launcher, 3, SCRIPT, "two_hosts", name)
     assert code == 0, output
-    assert result(output) == {"local sizes": [2, 2, 1]}
+    assert result(output) == {"local sizes": [2, 2, 1], "levels": 2}
 
 
 @pytest.mark.horovod

@@ -102,7 +102,7 @@ def test_masters_round_trip():
         (make_master, {"momentum_masking": "yes"}, "momentum_masking"),
         (make_master, {"topology": "ring"}, "topology"),
         (make_master, {"overlap": "next_step", "local_steps": 2}, "overlap"),
-        (averaging, {"aggregation_depth": 3}, "aggregation_depth"),
+        (averaging, {"aggregation_depth": 0}, "aggregation_depth"),
     ],
 )
 def test_what_cannot_act_is_refused_by_name(master, options, said):

@@ -158,6 +158,84 @@ def test_averaging_by_storeys_gives_what_all_at_once_gives():
     assert storeys[1][2] < flat[1][2]
 
 
+def averaged(world, depth, **options):
+    module = make_module(seed=world.rank)
+    optimizer = ParameterAveraging(
+        sgd(module), world, averaging_frequency=2, aggregation_depth=depth, verify_every=1, **options
+    )
+    start = weights(module)
+    for step in range(5):
+        optimizer.zero_grad()
+        backward(module, seed=10 * step + world.rank)
+        optimizer.step(examples=1 + world.rank % 3)
+    optimizer.synchronise()
+    momentum = [optimizer.state[p]["momentum_buffer"].numpy().tobytes() for p in module.parameters()]
+    return start, weights(module), momentum, optimizer.report()
+
+
+@pytest.mark.parametrize("ranks_per_host", [1, 2])
+@pytest.mark.parametrize("size", range(1, 10))
+def test_any_depth_gives_what_all_at_once_gives(size, ranks_per_host):
+    flat = run_ranks(averaged, size, 1, ranks_per_host=ranks_per_host)
+    for depth in range(2, 6):
+        found = run_ranks(averaged, size, depth, ranks_per_host=ranks_per_host)
+        assert len({each[1].tobytes() for each in found}) == 1
+        assert len({tuple(each[2]) for each in found}) == 1
+        np.testing.assert_allclose(found[0][1], flat[0][1], rtol=0, atol=1e-6)
+        assert np.abs(found[0][1] - found[0][0]).max() > 1e-3, "they learned something"
+
+
+def test_a_tree_of_hosts_spares_the_ranks_below_its_top():
+    """Nine hosts in groups of three: whoever leads no group sums once, others on each level."""
+    sent = {
+        depth: [each[3].bytes_sent for each in run_ranks(averaged, 9, depth, ranks_per_host=1)] for depth in (2, 3, 5)
+    }
+    assert len(set(sent[2])) == 1
+    first, second = sent[3][:2]
+    assert first > second
+    assert sent[3] == [first, second, second] * 3
+    assert len(set(sent[5])) > 3, "pairs of pairs"
+
+
+@pytest.mark.parametrize(
+    ("num_hosts", "depth", "groups"),
+    [
+        (9, 2, []),
+        (9, 3, [[0, 1, 2], [0, 3, 6]]),
+        (8, 4, [[0, 1], [0, 2], [0, 4]]),
+        (5, 3, [[0, 1, 2], [0, 3]]),
+        (9, 9, [[0, 1], [0, 2], [0, 4], [0, 8]]),
+        (2, 5, []),
+    ],
+)
+def test_the_way_up_of_the_first_rank(num_hosts, depth, groups):
+    def fn(world):
+        Hosts(world, depth)
+        return [[int(rank[0]) for rank in part.allgather(np.array([world.rank], np.uint8))] for part in made(world)]
+
+    def made(world):
+        return [part for levels in world._levels.values() for part in levels if part is not None]
+
+    assert run_ranks(fn, num_hosts, ranks_per_host=1)[0] == groups
+
+
+def test_a_tree_that_the_transport_cannot_make_is_refused(monkeypatch):
+    def refuse(self):
+        raise UnsupportedError("this transport cannot be split")
+
+    monkeypatch.setattr(ThreadsCollective, "local", refuse)
+    with pytest.raises(UnsupportedError, match="cannot be split"):
+        run_ranks(averaged, 3, 3, ranks_per_host=1)
+
+
+def test_ranks_must_name_one_depth():
+    def fn(world):
+        with pytest.raises(RankMismatch, match="aggregation_depth"):
+            ParameterAveraging(sgd(make_module()), world, aggregation_depth=2 + world.rank)
+
+    run_ranks(fn, 2)
+
+
 @pytest.mark.parametrize(
     ("topology", "ranks_per_host", "by_host"),
     [
@@ -191,7 +269,7 @@ def test_what_is_no_choice_is_refused():
     def fn(world):
         with pytest.raises(ConfigurationError, match="topology"):
             SharedUpdates(sgd(make_module()), world, topology="ring")
-        for depth in (0, 3, True, "2"):
+        for depth in (0, -1, True, 2.0, "2"):
             with pytest.raises(ConfigurationError, match="aggregation_depth"):
                 ParameterAveraging(sgd(make_module()), world, aggregation_depth=depth)
 
