@@ -1,5 +1,7 @@
 """The thresholds of all groups of elements: one rule, a state for each group."""
 
+from __future__ import annotations  # else the types of the function in `_next` are made anew at every step
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

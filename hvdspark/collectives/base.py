@@ -41,7 +41,7 @@ class Collective(Transport):
     4. **Together or not at all.** Before an operation touches an array, all ranks tell each other what they are
        about to do. If they differ (operation, element count, dtype, root), all ranks raise `RankMismatch`, no array is
        changed, and the collective stays usable. For `allgather` this costs nothing: it rides in front of
-       the message. `allreduce_` and `broadcast_` pay one exchange for it: of 32 bytes a rank, under Horovod of a
+       the message. `allreduce_` and `broadcast_` pay one exchange for it: of 256 bytes a rank, under Horovod of a
        block as long as that of the last message, up to 2 MiB (docs/adr/0003). `alltoall` too, and tells in it how long
        its messages are, 4 bytes each.
     5. **Refused early.** A wrong number, dtype, shape or memory layout raises `UnsupportedError` before anything is
@@ -384,14 +384,14 @@ class Collective(Transport):
         return part
 
     def _met(self, intent: Intent, message: NDArray[np.uint8] = _NOTHING) -> list[NDArray[np.uint8]]:
-        self._require_open(str(intent))
+        self._require_open(intent)
         if self._lost is not None:
             raise RankLost(f"{intent}: an earlier operation failed already: {self._lost}")
         rows, messages = self._meet(intent, message)
         require_agreement(rows)
         return messages
 
-    def _require_open(self, operation: str) -> None:
+    def _require_open(self, operation: str | Intent) -> None:
         if self._ended:
             raise CollectiveError(f"{operation}: this collective is {self._ended}; open another one")
 

@@ -27,6 +27,9 @@ class Operation(enum.IntEnum):
     ALLTOALL = 7
 
 
+_WITH_MESSAGES: Final = frozenset({int(Operation.ALLGATHER), int(Operation.ALLTOALL)})
+
+
 class Intent(NamedTuple):
     """One rank's next operation, as four 64-bit integers.
 
@@ -51,7 +54,7 @@ class Intent(NamedTuple):
     @property
     def has_message(self) -> bool:
         """Whether a message rides along."""
-        return self.operation in (Operation.ALLGATHER, Operation.ALLTOALL)
+        return self.operation in _WITH_MESSAGES
 
     def __str__(self) -> str:
         known = {member.value: member.name.lower() for member in Operation}
@@ -76,7 +79,8 @@ def carries_messages(rows: NDArray[np.int64]) -> bool:
     rows : [size, 4] int64
         The intents in rank order, the same on all ranks.
     """
-    return Intent(*rows[0].tolist()).has_message and bool((rows[:, 0] == rows[0, 0]).all())
+    operations: list[int] = rows[:, 0].tolist()  # for a few ranks, lists take a fraction of the time of arrays
+    return operations[0] in _WITH_MESSAGES and operations.count(operations[0]) == len(operations)
 
 
 def require_agreement(rows: NDArray[np.int64]) -> None:

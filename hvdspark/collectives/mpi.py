@@ -17,13 +17,15 @@ from hvdspark.collectives.arrays import require_lengths
 from hvdspark.collectives.base import Collective
 from hvdspark.collectives.environment import Launch
 from hvdspark.collectives.halves import allreduce_halves
-from hvdspark.collectives.intent import INTENT_BYTES, INTENT_FIELDS, Intent, carries_messages
+from hvdspark.collectives.intent import INTENT_BYTES, Intent, carries_messages
 from hvdspark.collectives.parcels import Parcels, padded, unpack_parcels
 from hvdspark.errors import ConfigurationError, RankLost
 
 __all__ = ["MpiCollective", "import_mpi"]
 
 _ALIGNMENT_BYTES: Final = 64
+_BLOCK_BYTES: Final = 256  # of the round that every operation begins with
+_HEAD_BYTES: Final = _BLOCK_BYTES - INTENT_BYTES
 _YIELD_VARIABLE: Final = "OMPI_MCA_mpi_yield_when_idle"
 
 
@@ -70,9 +72,9 @@ def _is_running() -> bool:
 class MpiCollective(Collective):
     """A collective over a duplicate of MPI's world, so that no message of ours meets one of the user's.
 
-    An exchange first tells all ranks four integers each (what, and how long), then gathers the messages into
-    one buffer that is kept. `allreduce_` is a reduce-scatter and an allgather: each element is summed by one rank, so
-    all ranks hold the same bits whatever algorithm MPI picks.
+    Every operation begins with one gather of 256 bytes a rank: what it is about to do, and a message that fits beside
+    that. Longer messages are then gathered into one buffer that is kept. `allreduce_` is a reduce-scatter and an
+    allgather: each element is summed by one rank, so all ranks hold the same bits whatever algorithm MPI picks.
 
     Arrays are the host's, also where the model is on a GPU: MPI need not be CUDA-aware (docs/adr/0013).
 
@@ -118,38 +120,49 @@ class MpiCollective(Collective):
             "int32": self._mpi.INT32_T,
             "int64": self._mpi.INT64_T,
         }
-        self._row = np.zeros(INTENT_FIELDS, np.int64)
-        self._rows = np.zeros((self.size, INTENT_FIELDS), np.int64)
+        self._block = np.zeros(_BLOCK_BYTES, np.uint8)
+        self._blocks = np.zeros((self.size, _BLOCK_BYTES), np.uint8)
+        self._intent = self._block[:INTENT_BYTES].view(np.int64)
+        self._rows = self._blocks[:, :INTENT_BYTES].view(np.int64)
         self._received = np.empty(0, np.uint8)
         self._parcels = Parcels()
 
     def _meet(self, intent: Intent, message: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
-        self._row[:] = intent
-        with self._translated(intent):
+        self._intent[:] = intent
+        if message.size <= _HEAD_BYTES:
+            self._block[INTENT_BYTES : INTENT_BYTES + message.size] = message
+        try:
             if self.timeout_s is None:
-                self._comm.Allgather(self._row, self._rows)
+                self._comm.Allgather(self._block, self._blocks)
             else:
-                self._wait(self._comm.Iallgather(self._row, self._rows), intent)
-            self._sent.add(INTENT_BYTES)
+                self._wait(self._comm.Iallgather(self._block, self._blocks), intent)
+            self._sent.add(_BLOCK_BYTES)
             if not carries_messages(self._rows):
                 return self._rows, []
-            received = self._gather(message)
-            self._sent.add(message.size)
-            return self._rows, received
+            return self._rows, self._messages(self._rows[:, -1].tolist(), message)
+        except self._mpi.Exception as error:
+            raise self._told(error, intent) from error
 
-    def _gather(self, message: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        counts = self._rows[:, -1].tolist()
-        require_lengths(counts, self.max_message_bytes)
+    def _messages(self, lengths: list[int], message: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """Take short messages out of the blocks, and have the long ones sent."""
+        require_lengths(lengths, self.max_message_bytes)
+        counts = [length if length > _HEAD_BYTES else 0 for length in lengths]
         starts, end = [], 0
         for count in counts:
             starts.append(end)
             end += -(-count // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-        self._make_room(end)
-        byte = self._mpi.BYTE
-        self._comm.Allgatherv([message, message.size, byte], [self._received, counts, starts, byte])
-        views = self._received.view()
-        views.flags.writeable = False
-        return [views[start : start + count] for start, count in zip(starts, counts, strict=True)]
+        if end:
+            self._make_room(end)
+            own, byte = counts[self.rank], self._mpi.BYTE
+            self._comm.Allgatherv([message, own, byte], [self._received, counts, starts, byte])
+            self._sent.add(own)
+        views = [
+            self._received[start : start + count] if count else block[INTENT_BYTES : INTENT_BYTES + length]
+            for start, count, length, block in zip(starts, counts, lengths, self._blocks, strict=True)
+        ]
+        for view in views:
+            view.flags.writeable = False
+        return views
 
     def _make_room(self, num_bytes: int) -> None:
         if self._received.size < num_bytes:
@@ -234,7 +247,10 @@ class MpiCollective(Collective):
         try:
             yield
         except self._mpi.Exception as error:
-            raise RankLost(
-                f"rank {self.rank} of {self.size} on {self.host} in {operation}: MPI failed, most likely "
-                f"because another rank did: {error}"
-            ) from error
+            raise self._told(error, operation) from error
+
+    def _told(self, error: Exception, operation: str | Intent) -> RankLost:
+        return RankLost(
+            f"rank {self.rank} of {self.size} on {self.host} in {operation}: MPI failed, most likely "
+            f"because another rank did: {error}"
+        )
