@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from hvdspark.sync import ParameterAveraging as ParameterAveraging
     from hvdspark.sync import SharedUpdates as SharedUpdates
     from hvdspark.training import Checkpoint as Checkpoint
+    from hvdspark.training import EarlyStopping as EarlyStopping
     from hvdspark.training import Moment as Moment
     from hvdspark.training import TrainingHook as TrainingHook
     from hvdspark.training import TrainingListener as TrainingListener
@@ -64,6 +65,7 @@ _ROOMS = {
     "Collective": "collectives",
     "DataSet": "data",
     "DefaultRepartitioner": "data",
+    "EarlyStopping": "training",
     "EqualRepartitioner": "data",
     "Evaluation": "evaluation",
     "EvaluationBinary": "evaluation",

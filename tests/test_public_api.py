@@ -17,6 +17,7 @@ PUBLIC = [
     "Collective",
     "DataSet",
     "DefaultRepartitioner",
+    "EarlyStopping",
     "EqualRepartitioner",
     "Evaluation",
     "EvaluationBinary",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -32,6 +33,7 @@ from hvdspark.stats import DriverTimes, RankStats, TrainingStats, read_traces
 from hvdspark.training import (
     Checkpoint,
     CheckpointManifest,
+    EarlyStopping,
     Job,
     RankReport,
     Sharing,
@@ -208,6 +210,7 @@ class TrainingMaster(Configuration, abc.ABC):
         *,
         epochs: int = 1,
         validation: Source | None = None,
+        early_stopping: EarlyStopping | None = None,
         resume: bool = False,
         run_directory: str | None = None,
     ) -> TrainingResult:
@@ -224,6 +227,8 @@ class TrainingMaster(Configuration, abc.ABC):
             source may hold rows back for validation itself.
         epochs : int
             Passes over the training data.
+        early_stopping : EarlyStopping, optional
+            When training ends before that; the network gets the weights of the best epoch.
         resume : bool
             Go on from the last whole checkpoint in the run directory, to the weights that the run would have come to.
         run_directory : str, optional
@@ -234,6 +239,7 @@ class TrainingMaster(Configuration, abc.ABC):
         begin = time.perf_counter()
         driver = DriverTimes()
         # Whatever can be refused is refused before the data are staged, which can take long.
+        _check_monitor(early_stopping, is_validated=validation is not None or train.has_flags)
         network.check_portable()
         found = require_checkpoints(run_directory) if resume else ()
         if not resume:
@@ -254,6 +260,7 @@ class TrainingMaster(Configuration, abc.ABC):
                 network.check_roles([field.role for field in data.fields])
                 facts |= facts_of_data(data)
                 job = self._job(network, data, epochs, directory, seed, facts, matching(found, facts, epochs))
+                job = dataclasses.replace(job, early_stopping=early_stopping)
                 ready = time.perf_counter()
                 driver.lap("staging")
                 _LOG.info("training %d parameters on %d ranks", network.num_parameters, num_workers)
@@ -316,8 +323,10 @@ class TrainingMaster(Configuration, abc.ABC):
         collected = read_traces(directory, len(reports), driver) if self.collect_training_stats else ((), ())
         return TrainingResult(
             network=network,
-            score=history[-1]["score"],
+            score=history[-1 if reports[0].best_epoch is None else reports[0].best_epoch]["score"],
             history=history,
+            best_epoch=reports[0].best_epoch,
+            stop_reason=reports[0].stop_reason,
             stats=TrainingStats(
                 title=f"{type(network.own_module).__name__}, {network.num_parameters:,} parameters, {ranks}",
                 history=history,
@@ -345,6 +354,18 @@ class TrainingMaster(Configuration, abc.ABC):
 def _rank_stats(report: RankReport) -> RankStats:
     names = RankStats.__dataclass_fields__
     return RankStats(**{name: getattr(report, name) for name in names})
+
+
+def _check_monitor(early_stopping: EarlyStopping | None, *, is_validated: bool) -> None:
+    if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
+        raise ConfigurationError(
+            f"early_stopping: an EarlyStopping is needed, this is a {type(early_stopping).__name__}"
+        )
+    if early_stopping is not None and early_stopping.monitor == "validation_score" and not is_validated:
+        raise ConfigurationError(
+            "EarlyStopping.monitor='validation_score' has nothing to look at: give fit(validation=...), or monitor "
+            "'score'"
+        )
 
 
 def _check_agreement(reports: list[RankReport]) -> None:

@@ -24,7 +24,7 @@ from hvdspark.spark.evaluation import evaluate_classes
 from hvdspark.spark.inference import predict
 from hvdspark.spark.sources import open_source, open_sources, portable_column
 from hvdspark.stats import TrainingStats
-from hvdspark.training import TrainingResult
+from hvdspark.training import EarlyStopping, TrainingResult
 
 if TYPE_CHECKING:
     from pyspark import RDD
@@ -114,6 +114,7 @@ class SparkMultiLayer:
         *,
         epochs: int = 1,
         validation: TrainingData | None = None,
+        early_stopping: EarlyStopping | None = None,
         loader: Loader | None = None,
         resume: bool = False,
         run_directory: str | None = None,
@@ -130,6 +131,8 @@ class SparkMultiLayer:
             Passes over the data.
         validation : the same, or str, optional
             Scored after each epoch. The name of a boolean column of the training table: its true rows are held back.
+        early_stopping : EarlyStopping, optional
+            When training ends before that; the network gets the weights of the best epoch.
         loader : callable, optional
             Reads one file of another format: path -> DataSet or MultiDataSet. It runs on the workers.
         resume : bool
@@ -153,7 +156,14 @@ class SparkMultiLayer:
         """
         self._master()
         train, held_back = open_sources(self.spark, data, validation, self._plan, loader)
-        return self._train(train, held_back, epochs=epochs, resume=resume, run_directory=run_directory)
+        return self._train(
+            train,
+            held_back,
+            epochs=epochs,
+            early_stopping=early_stopping,
+            resume=resume,
+            run_directory=run_directory,
+        )
 
     def fit_labeled_point(
         self,

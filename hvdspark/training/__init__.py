@@ -1,6 +1,7 @@
 """What runs on every rank: the worker, its loop, and what it reports."""
 
 from hvdspark.training.checkpoint import Checkpoint, CheckpointManifest, find_checkpoints
+from hvdspark.training.early_stopping import EarlyStopping
 from hvdspark.training.hooks import Moment, TrainingHook, TrainingListener
 from hvdspark.training.job import Failure, Job, RankReport
 from hvdspark.training.result import TrainingResult
@@ -8,6 +9,6 @@ from hvdspark.training.sharing import AveragingOptions, Sharing, SharingOptions
 from hvdspark.training.worker import work
 
 __all__ = [
-    "AveragingOptions", "Checkpoint", "CheckpointManifest", "Failure", "Job", "Moment", "RankReport", "Sharing",
-    "SharingOptions", "TrainingHook", "TrainingListener", "TrainingResult", "find_checkpoints", "work",
+    "AveragingOptions", "Checkpoint", "CheckpointManifest", "EarlyStopping", "Failure", "Job", "Moment", "RankReport",
+    "Sharing", "SharingOptions", "TrainingHook", "TrainingListener", "TrainingResult", "find_checkpoints", "work",
 ]  # fmt: skip

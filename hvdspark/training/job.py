@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from hvdspark.network import Network
 from hvdspark.training.checkpoint import Checkpoint, CheckpointManifest
+from hvdspark.training.early_stopping import EarlyStopping
 from hvdspark.training.hooks import TrainingHook, TrainingListener
 from hvdspark.training.sharing import Sharing
 
@@ -82,6 +83,8 @@ class Job:
         What ended the attempt before this one.
     collect_stats : bool
         Whether each phase of each step is recorded.
+    early_stopping : EarlyStopping, optional
+        When training ends before its last epoch.
     """
 
     network: Network
@@ -106,6 +109,7 @@ class Job:
     resume: tuple[CheckpointManifest, ...] = ()
     failure: Failure | None = None
     collect_stats: bool = False
+    early_stopping: EarlyStopping | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,6 +134,10 @@ class RankReport:
         were any, and those of `SyncReport`.
     fingerprint : int
         Checksum of the final weights.
+    best_epoch : int, optional
+        Whose weights they are, under early stopping.
+    stop_reason : str
+        Why training ended early; empty: it did not.
     """
 
     rank: int
@@ -145,3 +153,5 @@ class RankReport:
     clipped_mass: float
     seconds: dict[str, float]
     fingerprint: int
+    best_epoch: int | None = None
+    stop_reason: str = ""

@@ -20,6 +20,7 @@ from hvdspark.events import EventLog
 from hvdspark.sync import Synchroniser, mean_buffers_
 from hvdspark.sync.phases import Phases
 from hvdspark.training.checkpointer import Checkpointer, Progress, Trained
+from hvdspark.training.early_stopping import Stopping
 from hvdspark.training.garbage import collecting_every
 from hvdspark.training.hooks import Moment
 from hvdspark.training.job import Job, RankReport
@@ -66,6 +67,9 @@ class Trainer:
         self._checkpoints = Checkpointer(
             job, world, events, Trained(self._module, self._optimizer, self._scheduler, device)
         )
+        self._stopping = self._make_stopping()
+        self._stop_reason = ""
+        self._best_epoch: int | None = None
         self._examples = 0
         self._steps = 0
         self._history: list[dict[str, Any]] = []
@@ -92,6 +96,13 @@ class Trainer:
                 'Network.scheduler_interval="step" cannot act with ReduceLROnPlateau, which looks at an epoch\'s score'
             )
         return scheduler
+
+    def _make_stopping(self) -> Stopping | None:
+        job = self._job
+        if job.early_stopping is None:
+            return None
+        kept = job.checkpoint.keep if job.checkpoint is not None else 1
+        return Stopping(job.early_stopping, job.run_directory, job.epochs, self._world, self._module, kept)
 
     def train(self) -> RankReport:
         """Run all epochs and report; every rank takes the same steps. The module is left in the mode that it was in."""
@@ -120,6 +131,8 @@ class Trainer:
             clipped_mass=sync.clipped_mass,
             seconds={**self._phases.seconds, **sync.seconds},
             fingerprint=self._optimizer.fingerprint(),
+            best_epoch=self._best_epoch,
+            stop_reason=self._stop_reason,
         )
         self._events.write("end", steps=self._steps, examples=self._examples, bytes_sent=sync.bytes_sent)
         return report
@@ -131,11 +144,19 @@ class Trainer:
         start = self._checkpoints.restore()
         self._steps, self._examples, self._history = start.steps, start.examples, start.history
         step, loss_sum = start.step, start.loss_sum
+        if self._stopping is not None and self._history and not step:
+            self._stop_reason = self._stopping.look(self._history)  # it was interrupted on its way out
         for epoch in range(start.epoch, self._job.epochs):
+            if self._stop_reason:
+                break
             self._history.append(self._epoch(epoch, step, loss_sum))
             step, loss_sum = 0, 0.0
+            if self._stopping is not None and self._stopping.is_due(epoch):
+                self._stop_reason = self._stopping.look(self._history)
             if self._checkpoints.is_due_after_epoch(epoch + 1):
                 self._save(epoch + 1, step, loss_sum)
+        if self._stopping is not None:
+            self._best_epoch = self._stopping.restore_best(self._history)
 
     def _save(self, epoch: int, step: int, loss_sum: float) -> None:
         progress = Progress(
@@ -143,6 +164,8 @@ class Trainer:
         )
         with self._phases.timed("checkpoint"):
             self._checkpoints.save(progress)
+        if self._stopping is not None:
+            self._stopping.checkpointed(self._history)
 
     def _epoch(self, epoch: int, start_step: int, loss_so_far: float) -> dict[str, Any]:
         """Train an epoch from a step on, given this rank's sum of losses in the steps before it."""
@@ -164,11 +187,13 @@ class Trainer:
             if self._job.buffers == "mean":
                 mean_buffers_(self._module, self._world)
             record = {"epoch": epoch, "score": self._mean_over_ranks(loss_sum, self._train)}
-        if self._validation is not None:
+        is_due = self._stopping is None or self._stopping.is_due(epoch)
+        if self._validation is not None and is_due:
             with self._phases.timed("validate"):
                 record["validation_score"] = self._validate(self._validation)
         score = record.get("validation_score", record["score"])
-        self._step_scheduler("epoch", score)
+        if is_due or not isinstance(self._scheduler, ReduceLROnPlateau):  # it compares like with like
+            self._step_scheduler("epoch", score)
         record["seconds"] = time.perf_counter() - begin
         self._events.write("epoch", **record)
         self._tell("on_epoch_end", epoch, score=score)

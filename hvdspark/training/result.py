@@ -22,7 +22,7 @@ class TrainingResult:
     network : Network
         With the trained weights.
     score : float
-        Mean loss over all training examples in the last epoch.
+        Mean loss over all training examples in the last epoch; under early stopping in the best one.
     history : tuple of dict
         One an epoch: `epoch`, `score`, `validation_score` where there was validation data, `seconds`.
     stats : TrainingStats
@@ -35,6 +35,10 @@ class TrainingResult:
         Where events and weights of the run are.
     seed : int
         What the order of examples was drawn from.
+    best_epoch : int, optional
+        Which epoch's weights the network has, from 0; None without early stopping: the last one's.
+    stop_reason : str
+        Why training ended before its last epoch; empty: it did not.
     """
 
     network: Network
@@ -45,12 +49,19 @@ class TrainingResult:
     dense_bytes: int
     run_directory: str
     seed: int
+    best_epoch: int | None = None
+    stop_reason: str = ""
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the table as (name, value) rows."""
         rows = [("epochs", str(len(self.history))), ("loss", f"{self.score:.4f}")]
-        if "validation_score" in self.history[-1]:
-            rows.append(("validation loss", f"{self.history[-1]['validation_score']:.4f}"))
+        told = self.history[-1 if self.best_epoch is None else self.best_epoch]
+        if "validation_score" in told:
+            rows.append(("validation loss", f"{told['validation_score']:.4f}"))
+        if self.best_epoch is not None:
+            rows.append(("best epoch", f"{self.best_epoch + 1} of {len(self.history)}"))
+        if self.stop_reason:
+            rows.append(("stopped because", self.stop_reason))
         return [
             *rows,
             ("bytes sent by a rank", f"{self.bytes_sent:,}"),
