@@ -1,24 +1,25 @@
 """One rank's batches of an epoch, read ahead of time."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from hvdspark.data.fields import ROLES, Role, natural
-from hvdspark.data.plan import EpochPlan
-from hvdspark.data.row_groups import GroupReader, RowGroups
+from hvdspark.data.plan import ORDER_VERSION, EpochPlan
+from hvdspark.data.row_groups import RowGroups
+from hvdspark.data.stream import RowStream
 from hvdspark.errors import ConfigurationError
 
 __all__ = ["Batch", "Batches"]
 
 Tensors = torch.Tensor | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]
+_DTYPES = {"float32": torch.float32, "int64": torch.int64, "uint8": torch.uint8, "bool": torch.bool}
+
 Masks = torch.Tensor | tuple[torch.Tensor | None, ...] | dict[str, torch.Tensor] | None
 
 
@@ -61,6 +62,8 @@ class Batches:
     A thread reads ahead. It ends with the iteration: at the end, on an error, and when the consumer stops early (its
     ``for`` loop is left, or the iterator's ``close()`` is called). An error of the thread is raised in the consumer.
 
+    In memory are the rank's rows of one block of the plan, one decoded row group, and the batches read ahead.
+
     Parameters
     ----------
     groups
@@ -73,6 +76,8 @@ class Batches:
         The first step wanted: a run that goes on in the middle of an epoch starts here.
     prefetch
         Batches that are read ahead; 0: none, and no thread.
+    pin_memory
+        Put batches into page-locked memory, from which a GPU copies them while the CPU goes on. It needs CUDA.
 
     Raises
     ------
@@ -90,53 +95,101 @@ class Batches:
         *,
         start_step: int = 0,
         prefetch: int = 2,
+        pin_memory: bool = False,
     ) -> None:
         if plan.rows_per_group != groups.rows_per_group:
             raise ConfigurationError("the plan was not made from these row groups")
         if not 0 <= rank < plan.size:
             raise ConfigurationError(f"rank {rank} is not one of {plan.size} ranks")
-        if not 0 <= start_step <= plan.num_steps:
-            raise ConfigurationError(f"start_step: the epoch has {plan.num_steps} steps, {start_step} is none of them")
         if prefetch < 0:
             raise ConfigurationError(f"prefetch: 0 or more batches are read ahead, not {prefetch}")
+        if pin_memory and not torch.cuda.is_available():
+            raise ConfigurationError("pin_memory=True needs a CUDA device, and torch sees none: leave it out")
         self._groups = groups
         self._plan = plan
         self._rank = rank
-        self._start_step = start_step
         self._prefetch = prefetch
+        self._pin_memory = pin_memory
         self._roles = [role for role in ROLES if any(field.role == role for field in groups.fields)]
+        self._start(start_step)
 
     def __len__(self) -> int:
         return self._plan.num_steps - self._start_step
 
+    @property
+    def step(self) -> int:
+        """The step of the batch that comes next, in the iteration that was begun last."""
+        return self._step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the iteration that was begun last has come to, as plain values that JSON can hold.
+
+        A batch counts as soon as it was handed out; those that are only read ahead do not.
+        """
+        return {"step": self._step, "plan": self._facts()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make iterations start where the one was whose state this is.
+
+        Raises
+        ------
+        ConfigurationError
+            Where the state is one of other rows, or of another order of them.
+        """
+        facts = self._facts()
+        differs = [name for name, value in facts.items() if state["plan"].get(name) != value]
+        if differs:
+            before, now = state["plan"].get(differs[0]), facts[differs[0]]
+            raise ConfigurationError(
+                f"these batches cannot go on from that state: {differs[0]} was {before!r}, it is {now!r}"
+            )
+        self._start(state["step"])
+
+    def _start(self, step: int) -> None:
+        if not 0 <= step <= self._plan.num_steps:
+            raise ConfigurationError(f"start_step: the epoch has {self._plan.num_steps} steps, {step} is none of them")
+        self._start_step = self._step = step
+
+    def _facts(self) -> dict[str, Any]:
+        plan = self._plan
+        names = ("size", "batch_size", "seed", "epoch", "shuffle", "drop_last", "num_rows")
+        return {
+            **{name: getattr(plan, name) for name in names},
+            "num_groups": len(plan.rows_per_group),
+            "order_version": ORDER_VERSION,
+        }
+
     def __iter__(self) -> Iterator[Batch]:
+        self._step = self._start_step
         steps = iter(range(self._start_step, self._plan.num_steps))
         with self._groups.open() as reader:
+            rows = RowStream(reader, self._groups.fields, self._plan.blocks(self._rank, self._start_step))
             if not self._prefetch:
                 for step in steps:
-                    yield self._load(reader, step)
+                    batch = self._load(rows, step)
+                    self._step = step + 1
+                    yield batch
                 return
             pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hvdspark-batches")
             try:
                 waiting: deque[Future[Batch]] = deque()
-                waiting.extend(pool.submit(self._load, reader, step) for step in islice(steps, self._prefetch))
+                waiting.extend(pool.submit(self._load, rows, step) for step in islice(steps, self._prefetch))
                 while waiting:
                     batch = waiting.popleft().result()
-                    waiting.extend(pool.submit(self._load, reader, step) for step in islice(steps, 1))
+                    waiting.extend(pool.submit(self._load, rows, step) for step in islice(steps, 1))
+                    self._step = batch.step + 1
                     yield batch
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, reader: GroupReader, step: int) -> Batch:
-        pieces = self._plan.pieces(self._rank, step)
+    def _load(self, rows: RowStream, step: int) -> Batch:
         fields = self._groups.fields
-        arrays = [np.empty((0, *field.shape), field.dtype) for field in fields]
-        if pieces:
-            parts = [(reader.group(group), rows) for group, rows in pieces]
-            arrays = [
-                _join([np.take(group[number], rows, axis=0) for group, rows in parts]) for number in range(len(arrays))
-            ]
-        tensors = [torch.from_numpy(array) for array in arrays]
+        examples = self._plan.examples(self._rank, step)
+        tensors = [
+            torch.empty((examples, *field.shape), dtype=_DTYPES[field.dtype], pin_memory=self._pin_memory)
+            for field in fields
+        ]
+        rows.take_into([tensor.numpy() for tensor in tensors])
         forms: dict[Role, Any] = {role: natural(fields, role, tensors) for role in self._roles}
         return Batch(
             features=forms["feature"],
@@ -144,11 +197,7 @@ class Batches:
             features_mask=forms.get("features_mask"),
             labels_mask=forms.get("labels_mask"),
             weights=forms.get("weight"),
-            examples=len(arrays[0]),
+            examples=examples,
             total_examples=self._plan.total_examples(step),
             step=step,
         )
-
-
-def _join(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -15,7 +15,7 @@ from hvdspark.errors import StorageError
 
 __all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "Manifest", "StagedFile", "part_name", "part_number"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 
 # Names come from a file: anything else could lead out of the folder.

@@ -20,7 +20,7 @@ from hvdspark.errors import StorageError
 
 __all__ = ["PartResult", "write_parts"]
 
-_MAX_GROUP_BYTES = 1 << 26  # readers hold two decoded row groups: images of 600 kB must not make groups of 2.4 GB
+_MAX_GROUP_BYTES = 1 << 23  # readers hold the rows of 32 groups: images of 600 kB must not make that 5 GB
 
 
 @dataclass(frozen=True)
@@ -224,11 +224,15 @@ class _GroupWriter:
 
 
 def _arrow_type(field: Field) -> Any:
-    # Booleans as bytes: Arrow's own are bits, which numpy has no view of.
-    scalar = pa.uint8() if field.dtype == "bool" else pa.from_numpy_dtype(np.dtype(field.dtype))
-    return pa.list_(pa.field("element", scalar, nullable=False), field.num_values) if field.shape else scalar
+    # A row's numbers as one value of so many bytes: lists cost a reader two levels for each number. Booleans as bytes:
+    # Arrow's own are bits, which numpy has no view of.
+    if field.shape:
+        return pa.binary(np.dtype(field.dtype).itemsize * field.num_values)
+    return pa.uint8() if field.dtype == "bool" else pa.from_numpy_dtype(np.dtype(field.dtype))
 
 
 def _to_arrow(array: NDArray[Any], arrow_type: Any) -> Any:
-    flat = pa.array(array.reshape(-1).view(np.uint8) if array.dtype == np.bool_ else array.reshape(-1))
-    return flat if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, type=arrow_type)
+    values = array.view(np.uint8) if array.dtype == np.bool_ else array
+    if array.ndim == 1:
+        return pa.array(values)
+    return pa.Array.from_buffers(arrow_type, len(values), [None, pa.py_buffer(values)])

@@ -11,10 +11,15 @@ number of ranks or the batch size. Step t takes the next ``size * batch_size`` r
   epoch can be ragged: a rank may get no row of it).
 
 A batch draws from all groups of a block, which come from all over the data: also where the data is sorted, by class for
-example, a batch is a mixture. A reader holds the groups of one block, and those of the next where a batch spans both.
+example, a batch is a mixture. A reader holds its rank's rows of one block. A plan knows row groups; the rows of a block
+are drawn when they are wanted, so it needs memory for groups, not for rows.
+
+Without ``drop_last`` no row is left out. With it an epoch has whole steps only, and the rows at the end of its order
+that fill none are left out: fewer than ``size * batch_size``, others in each epoch where rows are shuffled.
 """
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,13 +56,15 @@ class EpochPlan:
         Not negative; together they decide the order.
     shuffle
         False: the order in which the rows are stored, in every epoch.
+    drop_last
+        Leave out the rows that fill no whole step of all ranks.
 
     Raises
     ------
     ConfigurationError
         Where a number is out of range.
     DataError
-        Where there is no row.
+        Where there is no row, or none is left.
     """
 
     rows_per_group: tuple[int, ...]
@@ -66,6 +73,7 @@ class EpochPlan:
     seed: int
     epoch: int
     shuffle: bool = True
+    drop_last: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("size", 1), ("batch_size", 1), ("seed", 0), ("epoch", 0)):
@@ -76,16 +84,27 @@ class EpochPlan:
             raise ConfigurationError("EpochPlan.rows_per_group: a row group cannot have fewer than 0 rows")
         if self.num_rows == 0:
             raise DataError("there is no row to train on: give data with at least one row")
+        if self.num_steps == 0:
+            raise DataError(
+                f"drop_last=True leaves no row: {self.num_rows} rows fill no step of {self.size} ranks x "
+                f"{self.batch_size} rows. Give more rows, a smaller batch, fewer ranks, or drop_last=False"
+            )
 
     @functools.cached_property
     def num_rows(self) -> int:
-        """Rows of an epoch, over all ranks."""
+        """Rows of the data set."""
         return sum(self.rows_per_group)
+
+    @property
+    def num_examples(self) -> int:
+        """Rows of an epoch, over all ranks: all of the data set, less those that `drop_last` leaves out."""
+        step = self.size * self.batch_size
+        return self.num_rows // step * step if self.drop_last else self.num_rows
 
     @property
     def num_steps(self) -> int:
         """Steps of an epoch: the same on all ranks."""
-        return -(-self.num_rows // (self.size * self.batch_size))
+        return -(-self.num_examples // (self.size * self.batch_size))
 
     def total_examples(self, step: int) -> int:
         """Return how many rows all ranks take together in a step."""
@@ -123,11 +142,43 @@ class EpochPlan:
             block += 1
         return pieces
 
+    def blocks(self, rank: int, start_step: int = 0) -> "Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]":
+        """Yield all rows that a rank takes from a step on, in order, a block at a time.
+
+        Yields
+        ------
+        groups, rows
+            `[k] int64` each, k > 0: the group of each row, and its index in that group, not to be written to.
+        """
+        import numpy as np
+
+        start = start_step * self.size * self.batch_size
+        first = int(np.searchsorted(self._block_ends, start, side="right"))
+        for block in range(first, len(self._block_ends)):
+            begin = int(self._block_ends[block - 1]) if block else 0
+            own = self._own(rank, max(begin, start), min(int(self._block_ends[block]), self.num_examples)) - begin
+            if len(own):
+                groups, rows = self._block(block)
+                yield groups[own], rows[own]
+
+    def _own(self, rank: int, start: int, stop: int) -> "NDArray[np.int64]":
+        """Return those places of a stretch of the order that are a rank's."""
+        import numpy as np
+
+        step = self.size * self.batch_size
+        whole = self.num_examples // step * step
+        places = np.arange(start, min(stop, whole))
+        places = places[places % step // self.batch_size == rank]
+        if stop > whole:
+            first, last = self._piece_range(rank, self.num_steps - 1)
+            places = np.concatenate([places, np.arange(max(first, start), min(last, stop))])
+        return places
+
     def _step_range(self, step: int) -> tuple[int, int]:
         if not 0 <= step < self.num_steps:
             raise ConfigurationError(f"step {step} is not one of the {self.num_steps} steps of this epoch")
         start = step * self.size * self.batch_size
-        return start, min(start + self.size * self.batch_size, self.num_rows)
+        return start, min(start + self.size * self.batch_size, self.num_examples)
 
     def _piece_range(self, rank: int, step: int) -> tuple[int, int]:
         if not 0 <= rank < self.size:

@@ -22,8 +22,6 @@ from hvdspark.errors import StorageError
 
 __all__ = ["GroupReader", "RowGroups", "StagedRowGroups"]
 
-# Steps walk through the order and never come back: the block in use, and the next one where a batch spans both.
-_MAX_GROUPS = 2 * GROUPS_PER_BLOCK
 _MAX_FILES = GROUPS_PER_BLOCK
 
 _checked: set[tuple[str, str]] = set()  # path and SHA-256 of the files that this process has found whole
@@ -89,7 +87,7 @@ class StagedRowGroups(RowGroups):
 
     @contextlib.contextmanager
     def open(self) -> Iterator[GroupReader]:
-        """Return a reader that holds the groups and files in use.
+        """Return a reader that holds the files in use.
 
         A file's SHA-256 is compared when a process opens it for the first time; one that is missing, unreadable, or not
         the one that was staged raises StorageError.
@@ -102,24 +100,15 @@ class StagedRowGroups(RowGroups):
 
 
 class _StagedReader:
-    """Decoded row groups of a staged data set; owns the open files."""
+    """Decodes row groups of a staged data set; owns the open files."""
 
     def __init__(self, directory: str, manifest: Manifest) -> None:
         self._directory = directory
         self._manifest = manifest
         self._files: OrderedDict[str, Any] = OrderedDict()
-        self._groups: OrderedDict[int, list[NDArray[Any]]] = OrderedDict()
 
     def group(self, group: int) -> list[NDArray[Any]]:
-        """Return a row group's arrays in the order of the fields, read-only."""
-        if group not in self._groups:
-            if len(self._groups) == _MAX_GROUPS:
-                self._groups.popitem(last=False)  # before reading: never more are held
-            self._groups[group] = self._read(group)
-        self._groups.move_to_end(group)
-        return self._groups[group]
-
-    def _read(self, group: int) -> list[NDArray[Any]]:
+        """Return a row group's arrays in the order of the fields, read-only; nothing is kept."""
         file, index = self._manifest.locate(group)
         rows = self._manifest.rows_per_group[group]
         try:
@@ -151,7 +140,6 @@ class _StagedReader:
         for file in self._files.values():
             file.close(force=True)
         self._files.clear()
-        self._groups.clear()
 
 
 def _check(path: str, file: StagedFile) -> None:
@@ -165,11 +153,17 @@ def _check(path: str, file: StagedFile) -> None:
 
 def _decode(column: Any, field: Field, rows: int) -> NDArray[Any]:
     array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-    if pa.types.is_fixed_size_list(array.type):
-        array = array.flatten()
-    decoded: NDArray[Any] = array.to_numpy(zero_copy_only=True)
-    if field.dtype == "bool":
-        decoded = decoded.view(np.bool_)
+    decoded: NDArray[Any]
+    if field.shape:
+        row_bytes = np.dtype(field.dtype).itemsize * field.num_values
+        if array.type != pa.binary(row_bytes):
+            raise ValueError(f"column {field.key} is {array.type}, the manifest says {row_bytes} bytes a row")
+        count = len(array) * field.num_values
+        decoded = np.frombuffer(array.buffers()[1], field.dtype, count, array.offset * row_bytes)
+    else:
+        decoded = array.to_numpy(zero_copy_only=True)
+        if field.dtype == "bool":
+            decoded = decoded.view(np.bool_)
     if decoded.dtype != field.dtype:
         raise ValueError(f"column {field.key} is {decoded.dtype}, the manifest says {field.dtype}")
     return decoded.reshape(rows, *field.shape)

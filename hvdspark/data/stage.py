@@ -42,7 +42,7 @@ def stage(
         an earlier call left that was killed.
     rows_per_group
         Rows of a row group, at most: the unit of reading. Rows of 32 groups are mixed with each other, and held in
-        memory together. Groups also end at 64 MiB.
+        memory together. Groups also end at 8 MiB.
     identity
         Kept in the manifest: what the data are made from.
 

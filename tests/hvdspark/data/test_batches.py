@@ -1,3 +1,4 @@
+import json
 import threading
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 
 from hvdspark import storage
 from hvdspark.data import row_groups as row_groups_module
+from hvdspark.data import stream as stream_module
 from hvdspark.data.batches import Batches
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.plan import EpochPlan
@@ -158,3 +160,78 @@ def test_a_plan_of_other_data_is_refused(staged, tmp_path):
     manifest = staged([8])
     with pytest.raises(ConfigurationError, match="not made from these row groups"):
         Batches(StagedRowGroups(tmp_path, manifest), EpochPlan((7,), 1, 4, seed=0, epoch=0), 0)
+
+
+def test_a_block_of_the_ranks_own_rows_is_held_and_one_group(staged, tmp_path, monkeypatch):
+    held, read = [], []
+    decode, group = stream_module.RowStream._decode, row_groups_module._StagedReader.group
+
+    def decoding(self, *block):
+        decode(self, *block)
+        held.append(self.num_bytes)
+
+    monkeypatch.setattr(stream_module.RowStream, "_decode", decoding)
+    monkeypatch.setattr(row_groups_module._StagedReader, "group", lambda self, n: read.append(n) or group(self, n))
+    manifest = staged([8 * 70])  # 70 groups of 8 rows: blocks of 32, 32 and 6 groups
+    plan = EpochPlan(manifest.rows_per_group, 4, 8, seed=0, epoch=0)
+    list(Batches(StagedRowGroups(tmp_path, manifest), plan, 1))
+    row_bytes = 3 * 4 + 8
+    assert held == [32 * 8 * row_bytes // 4] * 3
+    assert 32 < len(read) == len(set(read)) <= 70  # none twice; none that holds no row of this rank
+
+
+@pytest.mark.parametrize("prefetch", [0, 3])
+@pytest.mark.parametrize("stop", [1, 3, 8])
+def test_a_state_goes_on_at_the_exact_batch(staged, tmp_path, prefetch, stop):
+    manifest = staged([30])
+    plan = EpochPlan(manifest.rows_per_group, 2, 2, seed=2, epoch=1)
+
+    def batches():
+        return Batches(StagedRowGroups(tmp_path, manifest), plan, 1, prefetch=prefetch)
+
+    whole = [batch.labels.tolist() for batch in batches()]
+    first, seen = batches(), []
+    for batch in first:
+        seen.append(batch.labels.tolist())
+        if len(seen) == stop:
+            break
+    state = json.loads(json.dumps(first.state_dict()))
+    assert state["step"] == first.step == stop  # what is read ahead was not handed out
+    rest = batches()
+    rest.load_state_dict(state)
+    assert len(rest) == len(whole) - stop
+    assert seen + [batch.labels.tolist() for batch in rest] == whole
+
+
+def test_a_state_before_and_after_an_epoch(staged, tmp_path):
+    manifest = staged([8])
+    batches = Batches(StagedRowGroups(tmp_path, manifest), EpochPlan(manifest.rows_per_group, 1, 4, seed=0, epoch=0), 0)
+    assert batches.state_dict()["step"] == 0
+    list(batches)
+    assert batches.state_dict()["step"] == 2
+    assert len(list(batches)) == 2  # an iteration begins anew
+    batches.load_state_dict(batches.state_dict())
+    assert list(batches) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"epoch": 1}, {"size": 2}, {"batch_size": 2}, {"shuffle": False}, {"drop_last": True}],
+)
+def test_a_state_of_another_order_is_refused_by_name(staged, tmp_path, change):
+    manifest = staged([9])
+    options = {"size": 1, "batch_size": 4, "seed": 0, "epoch": 0}
+    groups = StagedRowGroups(tmp_path, manifest)
+    state = Batches(groups, EpochPlan(manifest.rows_per_group, **options), 0).state_dict()
+    other = Batches(groups, EpochPlan(manifest.rows_per_group, **{**options, **change}), 0)
+    with pytest.raises(ConfigurationError, match=f"cannot go on from that state: {next(iter(change))} was"):
+        other.load_state_dict(state)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA memory can be pinned")
+def test_memory_is_pinned_only_where_there_is_cuda(staged, tmp_path):
+    manifest = staged([8])
+    plan = EpochPlan(manifest.rows_per_group, 1, 4, seed=0, epoch=0)
+    assert not any(batch.features.is_pinned() for batch in Batches(StagedRowGroups(tmp_path, manifest), plan, 0))
+    with pytest.raises(ConfigurationError, match="pin_memory=True needs a CUDA device"):
+        Batches(StagedRowGroups(tmp_path, manifest), plan, 0, pin_memory=True)

@@ -62,7 +62,7 @@ def test_other_data_has_another_fingerprint(staged, tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"format_version": 1}, "format version 1, this release reads 2: stage again"),
+        ({"format_version": 2}, "format version 2, this release reads 3: stage again"),
         ({"fields": []}, "fields must be listed once each"),
         ({"field": {"dtype": "object"}}, "'feature' of 'object'"),
         ({"field": {"role": "secret"}}, "a 'secret' of 'float32'"),

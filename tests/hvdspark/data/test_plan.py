@@ -1,12 +1,13 @@
 import itertools
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hvdspark.data.plan import EpochPlan
+from hvdspark.data.plan import GROUPS_PER_BLOCK, EpochPlan
 from hvdspark.errors import ConfigurationError, DataError
 
 
@@ -77,6 +78,67 @@ def test_each_row_comes_once_for_any_groups(groups, size, batch_size, seed, epoc
     assert found == order(EpochPlan(tuple(groups), 1, size * batch_size, seed, epoch, shuffle=shuffle))
     if not shuffle:
         assert found == all_rows(groups)
+
+
+@given(
+    groups=st.lists(st.integers(0, 40), min_size=1, max_size=90).filter(any),
+    size=st.integers(1, 9),
+    batch_size=st.integers(1, 70),
+    shuffle=st.booleans(),
+    drop_last=st.booleans(),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_blocks_are_the_pieces_of_all_steps(groups, size, batch_size, shuffle, drop_last, data):
+    assume(not drop_last or sum(groups) >= size * batch_size)
+    plan = EpochPlan(tuple(groups), size, batch_size, 3, 1, shuffle=shuffle, drop_last=drop_last)
+    rank, start = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, plan.num_steps))
+    pieces = [piece for step in range(start, plan.num_steps) for piece in plan.pieces(rank, step)]
+    blocks = list(plan.blocks(rank, start))
+    assert [(int(g), int(r)) for block in blocks for g, r in zip(*block, strict=True)] == [
+        (group, int(row)) for group, rows in pieces for row in rows
+    ]
+    assert all(len(g) and len(set(g.tolist())) <= GROUPS_PER_BLOCK for g, _ in blocks)
+
+
+@given(
+    groups=st.lists(st.integers(0, 60), min_size=1, max_size=40).filter(any),
+    size=st.integers(1, 9),
+    batch_size=st.integers(1, 30),
+    epoch=st.integers(0, 9),
+    shuffle=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_drop_last_leaves_out_the_end_of_the_order_and_nothing_else(groups, size, batch_size, epoch, shuffle):
+    rows, step = sum(groups), size * batch_size
+    assume(rows >= step)
+    whole = order(EpochPlan(tuple(groups), size, batch_size, 5, epoch, shuffle=shuffle))
+    plan = EpochPlan(tuple(groups), size, batch_size, 5, epoch, shuffle=shuffle, drop_last=True)
+    assert order(plan) == whole[: rows // step * step]
+    assert plan.num_examples == rows // step * step
+    assert {plan.examples(rank, n) for rank in range(size) for n in range(plan.num_steps)} == {batch_size}
+
+
+def test_drop_last_that_leaves_no_row_is_refused():
+    with pytest.raises(DataError, match="drop_last=True leaves no row: 7 rows fill no step of 2 ranks x 4 rows"):
+        EpochPlan((7,), 2, 4, 0, 0, drop_last=True)
+
+
+def test_a_plan_needs_memory_for_row_groups_not_for_rows():
+    # 100,000 groups of 1,000 rows each: an index of the rows would be 800 MB
+    def planned(rows):
+        tracemalloc.start()
+        plan = EpochPlan((rows,) * 100_000, 4, 256, seed=1, epoch=2)
+        assert plan.num_steps == -(-100_000 * rows // 1024)
+        plan.total_examples(plan.num_steps - 1)
+        next(iter(plan.blocks(0)))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    few, many = planned(1), planned(1000)
+    assert many < few + 32 * 1000 * 8 * 20  # what the rows of one block take while they are drawn
+    assert many < 100_000 * 8 * 10
 
 
 def test_ranks_cut_the_batch_that_one_rank_would_see():
