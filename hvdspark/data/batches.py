@@ -117,6 +117,11 @@ class Batches:
         return self._plan.num_steps - self._start_step
 
     @property
+    def plan(self) -> EpochPlan:
+        """The epoch."""
+        return self._plan
+
+    @property
     def step(self) -> int:
         """The step of the batch that comes next, in the iteration that was begun last."""
         return self._step

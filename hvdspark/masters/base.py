@@ -77,6 +77,12 @@ class TrainingMaster(Configuration, abc.ABC):
         Spark reads from anything but files (JDBC, say) may change unnoticed: give each state of it a directory.
     worker_prefetch_num_batches : int
         Batches that a rank reads ahead.
+    shuffle : bool
+        Train on the examples in another order in each epoch; False: in the order in which they are stored, always.
+    drop_last : bool
+        Leave out the examples at the end of an epoch's order that fill no whole step of all ranks, fewer than
+        `batch_size_per_worker` times the ranks: for modules that need more than one row a batch, as batch normalisation
+        does. The result says how many. Validation data are never left out.
     rng_seed : int, optional
         Decides the order of examples and the ranks' random numbers. None: drawn, and recorded in the result.
     buffers : {"mean", "local"}
@@ -115,6 +121,8 @@ class TrainingMaster(Configuration, abc.ABC):
     launcher: str | Launcher = "barrier"
     export_directory: str | None = None
     worker_prefetch_num_batches: int = Field(default=2, ge=0)
+    shuffle: bool = True
+    drop_last: bool = False
     rng_seed: int | None = Field(default=None, ge=0, lt=2**63)
     buffers: Literal["mean", "local"] = "mean"
     collect_training_stats: bool = False
@@ -294,6 +302,8 @@ class TrainingMaster(Configuration, abc.ABC):
             batch_size=self.batch_size_per_worker,
             sharing=self.sharing(),
             seed=seed,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
             prefetch=self.worker_prefetch_num_batches,
             transport=self.transport,
             device=self.device,
@@ -321,6 +331,8 @@ class TrainingMaster(Configuration, abc.ABC):
         history = reports[0].history
         ranks = f"{len(reports)} rank{'s' if len(reports) > 1 else ''}"
         collected = read_traces(directory, len(reports), driver) if self.collect_training_stats else ((), ())
+        if history[-1].get("dropped"):
+            _LOG.info("drop_last=True: %d examples were left out of each epoch", history[-1]["dropped"])
         return TrainingResult(
             network=network,
             score=history[-1 if reports[0].best_epoch is None else reports[0].best_epoch]["score"],

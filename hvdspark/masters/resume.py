@@ -160,5 +160,10 @@ def _told(name: str, before: Any, now: Any) -> str:
 
 def weight_options(master: Any, sharing: Any) -> dict[str, Any]:
     """Return the options of a master that decide about the weights, by name."""
-    names = {field.name for field in dataclasses.fields(sharing)} | {"batch_size_per_worker", "buffers"}
+    names = {field.name for field in dataclasses.fields(sharing)} | {
+        "batch_size_per_worker",
+        "buffers",
+        "drop_last",
+        "shuffle",
+    }
     return {"training_master": type(master).__name__, **master.model_dump(mode="json", include=names)}

@@ -57,6 +57,10 @@ class Job:
         How ranks share what they learn.
     seed : int
         Decides the order of examples; rank r's torch generator starts from seed + r.
+    shuffle : bool
+        Whether training examples come in another order in each epoch; False: as they are stored.
+    drop_last : bool
+        Whether training examples are left out that fill no whole step of all ranks.
     prefetch : int
         Batches read ahead.
     transport : str
@@ -99,6 +103,8 @@ class Job:
     transport: str
     device: str
     max_local_ranks: int | None
+    shuffle: bool = True
+    drop_last: bool = False
     buffers: Literal["mean", "local"] = "mean"
     gc_interval_ms: int | None = None
     longer_iterations_ms: int = 0
@@ -124,7 +130,7 @@ class RankReport:
         Steps taken, how often the ranks met, and examples trained on, over all epochs.
     history : tuple of dict
         One an epoch: `epoch`, `score` (mean loss over all examples of all ranks), `validation_score` where there was
-        validation data, `seconds`.
+        validation data, `dropped` (examples left out) under `drop_last`, `seconds`.
     bytes_sent, dense_bytes : int
         As in `SyncReport`.
     density, threshold, clipped_mass : float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -172,21 +173,28 @@ class Trainer:
         begin = time.perf_counter()
         self._module.train()
         batches = self._batches(
-            self._job.train_directory, self._train, epoch=epoch, shuffle=True, start_step=start_step
+            self._job.train_directory,
+            self._train,
+            epoch=epoch,
+            shuffle=self._job.shuffle,
+            drop_last=self._job.drop_last,
+            start_step=start_step,
         )
         self._tell("on_epoch_start", epoch)
         loss_sum = torch.tensor(loss_so_far, dtype=torch.float64)
         timed = self._timed(batches)
         for batch in timed if self._recording is None else self._recording.stepping(timed):
             loss_sum += self._step(batch, epoch)
-            self._progress(epoch, batch.step, start_step + len(batches))
+            self._progress(epoch, batches.step, start_step + len(batches))
             if self._checkpoints.is_due_after_step(self._steps):
-                self._save(epoch, batch.step + 1, loss_sum.item())
+                self._save(epoch, batches.step, loss_sum.item())
         self._optimizer.synchronise()  # steps left over: nothing of an epoch is skipped, and all score the same weights
         with self._phases.timed("epoch_end"):
             if self._job.buffers == "mean":
                 mean_buffers_(self._module, self._world)
-            record = {"epoch": epoch, "score": self._mean_over_ranks(loss_sum, self._train)}
+            record = {"epoch": epoch, "score": self._mean_over_ranks(loss_sum, batches.plan)}
+        if self._job.drop_last:
+            record["dropped"] = self._train.num_rows - batches.plan.num_examples
         is_due = self._stopping is None or self._stopping.is_due(epoch)
         if self._validation is not None and is_due:
             with self._phases.timed("validate"):
@@ -212,7 +220,14 @@ class Trainer:
                     getattr(each, what)(moment)
 
     def _batches(
-        self, directory: str, manifest: Manifest, *, epoch: int, shuffle: bool, start_step: int = 0
+        self,
+        directory: str,
+        manifest: Manifest,
+        *,
+        epoch: int,
+        shuffle: bool,
+        drop_last: bool = False,
+        start_step: int = 0,
     ) -> Batches:
         plan = EpochPlan(
             rows_per_group=manifest.rows_per_group,
@@ -221,9 +236,17 @@ class Trainer:
             seed=self._job.seed,
             epoch=epoch,
             shuffle=shuffle,
+            drop_last=drop_last,
         )
         groups = StagedRowGroups(directory, manifest)
-        return Batches(groups, plan, self._world.rank, start_step=start_step, prefetch=self._job.prefetch)
+        return Batches(
+            groups,
+            plan,
+            self._world.rank,
+            start_step=start_step,
+            prefetch=self._job.prefetch,
+            pin_memory=self._device.type == "cuda",
+        )
 
     def _timed(self, batches: Batches) -> Iterator[Batch]:
         """Yield the batches, counting the time that is spent waiting for them."""
@@ -241,7 +264,8 @@ class Trainer:
         loss_sum = torch.zeros((), dtype=torch.float64)
         if batch.examples:
             with self._phases.timed("forward_backward"):
-                loss = self._loss(batch)
+                with _explained(batch):
+                    loss = self._loss(batch)
                 penalty = self._network.penalty()
                 torch.autograd.backward(loss if penalty is None else loss + penalty)
                 loss_sum += loss.detach().cpu() * batch.examples
@@ -281,18 +305,35 @@ class Trainer:
             for batch in batches:
                 if batch.examples:
                     loss_sum += self._loss(batch).cpu() * batch.examples
-        return self._mean_over_ranks(loss_sum, manifest)
+        return self._mean_over_ranks(loss_sum, batches.plan)
 
-    def _mean_over_ranks(self, loss_sum: torch.Tensor, manifest: Manifest) -> float:
+    def _mean_over_ranks(self, loss_sum: torch.Tensor, plan: EpochPlan) -> float:
         total = np.array([loss_sum.item()], np.float64)
         self._world.allreduce_(total)
-        return float(total[0]) / manifest.num_rows
+        return float(total[0]) / plan.num_examples
 
-    def _progress(self, epoch: int, step: int, num_steps: int) -> None:
+    def _progress(self, epoch: int, taken: int, num_steps: int) -> None:
         now = time.monotonic()
-        if self._world.rank == 0 and (now - self._last_progress > _PROGRESS_INTERVAL_S or step + 1 == num_steps):
+        if self._world.rank == 0 and (now - self._last_progress > _PROGRESS_INTERVAL_S or taken == num_steps):
             self._last_progress = now
-            self._events.write("progress", epoch=epoch, step=step + 1, num_steps=num_steps)
+            self._events.write("progress", epoch=epoch, step=taken, num_steps=num_steps)
+
+
+@contextlib.contextmanager
+def _explained(batch: Batch) -> Iterator[None]:
+    """Say what to do where batch normalisation gets a single row."""
+    try:
+        yield
+    except ValueError as error:
+        if batch.examples != 1 or "more than 1 value per channel" not in str(error):
+            raise
+        fix = "train with drop_last=True, which leaves out the rows that fill no whole step"
+        if batch.total_examples == 1 or batch.step == 0:
+            fix += ", and with batches of 2 rows or more"
+        raise ModelError(
+            f"step {batch.step} of the epoch has one row on this rank, of which batch normalisation cannot take "
+            f"statistics: {fix}, or put another normalisation into the module ({error})"
+        ) from error
 
 
 def _moved(value: Any, device: torch.device) -> Any:

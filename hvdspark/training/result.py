@@ -24,7 +24,8 @@ class TrainingResult:
     score : float
         Mean loss over all training examples in the last epoch; under early stopping in the best one.
     history : tuple of dict
-        One an epoch: `epoch`, `score`, `validation_score` where there was validation data, `seconds`.
+        One an epoch: `epoch`, `score`, `validation_score` where there was validation data, `dropped` (examples
+        left out) under `drop_last`, `seconds`.
     stats : TrainingStats
         Of all ranks; `stats.to_html(path)` writes the report.
     bytes_sent : int
@@ -62,6 +63,8 @@ class TrainingResult:
             rows.append(("best epoch", f"{self.best_epoch + 1} of {len(self.history)}"))
         if self.stop_reason:
             rows.append(("stopped because", self.stop_reason))
+        if "dropped" in told:
+            rows.append(("examples left out an epoch", f"{told['dropped']:,} (drop_last=True)"))
         return [
             *rows,
             ("bytes sent by a rank", f"{self.bytes_sent:,}"),

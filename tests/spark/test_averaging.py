@@ -115,3 +115,17 @@ def test_defaults_are_deeplearning4js():
     assert (master.batch_size_per_worker, master.averaging_frequency, master.save_updater) == (16, 5, True)
     assert master.worker_prefetch_num_batches == 0
     assert SharedTrainingMaster(batch_size_per_worker=1).momentum_masking == "auto"
+
+
+@pytest.mark.parametrize("make", [make_master, averaging])
+def test_shuffle_and_drop_last_act_on_both_masters(spark, table, make):
+    """13 steps of 32 rows and one of 16 in 400 rows; unshuffled, the seed decides nothing here."""
+    one, result = trained(spark, table, make(shuffle=False, drop_last=True))
+    other, _ = trained(spark, table, make(shuffle=False, drop_last=True, rng_seed=6))
+    assert one.tobytes() == other.tobytes()
+    assert result.history[0]["dropped"] == 400 - 12 * 32
+    assert sum(rank.examples for rank in result.stats.ranks) == 12 * 32
+    assert "16 (drop_last=True)" in str(result)
+    for option in ("shuffle", "drop_last"):
+        master = make(**{option: option == "drop_last"})
+        assert type(master).from_json(master.to_json()) == master != make()

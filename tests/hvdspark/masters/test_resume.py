@@ -69,6 +69,8 @@ def wider():
         ({"master": shared(batch_size_per_worker=8)}, "batch_size_per_worker was 7, it is 8"),
         ({"master": shared(local_steps=2)}, "local_steps was 1, it is 2"),
         ({"master": shared(buffers="local")}, "buffers was 'mean', it is 'local'"),
+        ({"master": shared(shuffle=False)}, "shuffle was True, it is False"),
+        ({"master": shared(drop_last=True)}, "drop_last was False, it is True"),
         ({"master": shared(residual_post_processor=None)}, r"residual_post_processor was \{.*\}, it is None"),
         ({"master": ParameterAveragingTrainingMaster(batch_size_per_worker=7)}, "training_master was 'SharedTraining"),
     ],
