@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hvdspark.data.fields import ROLES, Role, natural
-from hvdspark.data.plan import ORDER_VERSION, EpochPlan
+from hvdspark.data.plan import EpochPlan
 from hvdspark.data.row_groups import RowGroups
 from hvdspark.data.stream import RowStream
 from hvdspark.errors import ConfigurationError
@@ -131,7 +131,7 @@ class Batches:
 
         A batch counts as soon as it was handed out; those that are only read ahead do not.
         """
-        return {"step": self._step, "plan": self._facts()}
+        return {"step": self._step, "plan": self._plan.facts()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Make iterations start where the one was whose state this is.
@@ -141,7 +141,7 @@ class Batches:
         ConfigurationError
             Where the state is one of other rows, or of another order of them.
         """
-        facts = self._facts()
+        facts = self._plan.facts()
         differs = [name for name, value in facts.items() if state["plan"].get(name) != value]
         if differs:
             before, now = state["plan"].get(differs[0]), facts[differs[0]]
@@ -154,15 +154,6 @@ class Batches:
         if not 0 <= step <= self._plan.num_steps:
             raise ConfigurationError(f"start_step: the epoch has {self._plan.num_steps} steps, {step} is none of them")
         self._start_step = self._step = step
-
-    def _facts(self) -> dict[str, Any]:
-        plan = self._plan
-        names = ("size", "batch_size", "seed", "epoch", "shuffle", "drop_last", "num_rows")
-        return {
-            **{name: getattr(plan, name) for name in names},
-            "num_groups": len(plan.rows_per_group),
-            "order_version": ORDER_VERSION,
-        }
 
     def __iter__(self) -> Iterator[Batch]:
         self._step = self._start_step

@@ -142,6 +142,12 @@ class EpochPlan:
             block += 1
         return pieces
 
+    def facts(self) -> dict[str, int | bool]:
+        """Return what tells this plan from others, as plain values: what a position in it is kept with."""
+        names = ("size", "batch_size", "seed", "epoch", "shuffle", "drop_last", "num_rows")
+        told = {name: getattr(self, name) for name in names}
+        return {**told, "num_groups": len(self.rows_per_group), "order_version": ORDER_VERSION}
+
     def blocks(self, rank: int, start_step: int = 0) -> "Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]":
         """Yield all rows that a rank takes from a step on, in order, a block at a time.
 
