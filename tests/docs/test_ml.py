@@ -1,0 +1,25 @@
+"""Each section of docs/ml.md runs as it stands there, in an empty folder."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hvdspark import Network
+
+PAGE = Path(__file__).parents[2] / "docs" / "ml.md"
+SECTIONS = re.findall(r"^## (.+?)\n.*?```python\n(.*?)```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_every_section_has_a_program():
+    assert [title for title, _ in SECTIONS] == re.findall(r"^## (.+)$", PAGE.read_text(), re.MULTILINE)
+
+
+@pytest.mark.spark
+@pytest.mark.horovod
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("title", "program"), SECTIONS, ids=[title for title, _ in SECTIONS])
+def test_section(title, program, spark, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Network, "known", [])
+    exec(compile(program, f"ml.md, {title}", "exec"), {"__name__": "__main__", "spark": spark})
