@@ -14,6 +14,7 @@ import numpy as np, torch
 from pyspark.sql import SparkSession
 from hvdspark import Network, SharedTrainingMaster, SparkMultiLayer
 from hvdspark.errors import ConfigurationError, RankFailed, StartTimeout
+from hvdspark.ml import NetworkEstimator, NetworkModel
 from hvdspark_launch import BarrierLauncher
 
 def fail():
@@ -39,6 +40,12 @@ if __name__ == "__main__":
     refused(RankFailed, lambda: BarrierLauncher(spark).run(fail, 2))
     refused(StartTimeout, lambda: BarrierLauncher(spark, start_timeout_s=4).run(len, 5))
     print("again", BarrierLauncher(spark).run(lambda: 4, 2), flush=True)
+    master = SharedTrainingMaster(batch_size_per_worker=16, num_workers=1)
+    stage = NetworkEstimator(network=network, training_master=master, runDirectory=sys.argv[1]).fit(table)
+    for _ in range(2):
+        stage.write().overwrite().save(sys.argv[1] + "/stage")
+    loaded = NetworkModel.load(sys.argv[1] + "/stage")
+    print("a stage", loaded.uid == stage.uid, loaded.transform(table).where("prediction >= 0").count(), flush=True)
     spark.stop()
 """
 
@@ -62,6 +69,7 @@ def test_fit_evaluate_predict_and_what_is_refused(tmp_path):
         "KeyError('mine')",
         "refused StartTimeout Spark started none of the 5 ranks within 4 s",
         "again [4, 4]",
+        "a stage True 300",
     ):
         assert words in done.stdout, done.stdout + done.stderr[-3000:]
     # A local server has no GPUs to give; a warning says so, and ranks run all the same.
