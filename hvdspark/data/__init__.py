@@ -12,6 +12,7 @@ from hvdspark.data.elements import Loader, PointLabels
 from hvdspark.data.examples import Examples, SplitTestAndTrain
 from hvdspark.data.fields import Field, Role, natural
 from hvdspark.data.file_batches import FileBatch, create_file_batches, read_file_batch
+from hvdspark.data.inspection import Inspected, Inspection, check_fields, check_problems
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.multidataset import MultiDataSet
 from hvdspark.data.normalisers import (
@@ -56,6 +57,8 @@ __all__ = [
     "FileBatch",
     "FileSource",
     "ImagePreProcessingScaler",
+    "Inspected",
+    "Inspection",
     "Loader",
     "Manifest",
     "MultiDataSet",
@@ -78,6 +81,8 @@ __all__ = [
     "TableSource",
     "TensorColumn",
     "ValidationResult",
+    "check_fields",
+    "check_problems",
     "create_file_batches",
     "list_paths",
     "natural",

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from hvdspark import storage
 from hvdspark.data.fields import Field
+from hvdspark.data.inspection import Inspection
 from hvdspark.data.manifest import part_name
-from hvdspark.data.problems import Problem, gathered
-from hvdspark.data.rows import Rows, differences
+from hvdspark.data.problems import Problem
+from hvdspark.data.rows import Rows
 from hvdspark.errors import StorageError
 
 __all__ = ["PartResult", "write_parts"]
@@ -107,20 +108,11 @@ def write_parts(source: Iterable[Rows], places: Sequence[str], partition: int, r
 
 
 def _write_rows(source: Iterable[Rows], writers: "Sequence[_PartWriter]") -> list[Problem]:
-    problems: list[tuple[int, Problem]] = []
-    fields: tuple[Field, ...] = ()
-    seen = 0
-    for rows in source:
-        found = list(rows.problems)
-        if not found:
-            fields = fields or rows.fields
-            found = differences(fields, rows.fields, rows.num_rows)
-        problems += [(seen, replace(problem, place=problem.place or rows.place)) for problem in found]
-        if not problems:
-            for writer, arrays in zip(writers, _shared_out(rows, len(writers)), strict=True):
-                writer.add(fields, arrays)
-        seen += rows.num_rows
-    return gathered(problems)
+    inspection = Inspection()
+    for rows in inspection.passing(source):
+        for writer, arrays in zip(writers, _shared_out(rows, len(writers)), strict=True):
+            writer.add(inspection.fields, arrays)
+    return inspection.problems
 
 
 def _shared_out(rows: Rows, num_places: int) -> Iterator[Sequence[NDArray[Any]]]:

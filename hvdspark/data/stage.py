@@ -10,21 +10,18 @@ the driver can say in one sentence what is wrong in the whole source.
 
 import functools
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 
 from hvdspark import storage
+from hvdspark.data.inspection import Inspected, check_fields, check_problems
 from hvdspark.data.manifest import MANIFEST_NAME, Manifest, StagedFile, part_number
 from hvdspark.data.parts import PartResult, write_parts
-from hvdspark.data.problems import Problem, explain
-from hvdspark.data.rows import Rows, differences
+from hvdspark.data.rows import Rows
 from hvdspark.data.sources import Source
 from hvdspark.data.workers import use_driver_python, workers_explained
 from hvdspark.errors import ConfigurationError, DataError, StorageError
 
 __all__ = ["stage", "stage_apart"]
-
-_NAMED_PARTITIONS = 3  # a message lists the first few partitions, not a thousand
 
 
 def stage(
@@ -141,10 +138,11 @@ def _combine(source: Source, results: list[PartResult], identity: str, num_place
     failed = next((result for result in results if result.storage_error), None)
     if failed is not None:
         raise StorageError(f"partition {failed.partition} was not written: {failed.storage_error}")
-    _check_problems(source, results)
+    inspected = [Inspected(each.partition, each.num_rows, each.fields, each.problems) for each in results]
+    check_problems(inspected, source.noun)
     if not results:
         raise DataError(f"{source.name} is empty: there is no row to train on. Look at the filters and joins before it")
-    _check_fields(source, results)
+    check_fields(inspected, source.noun)
     manifests = []
     for place in range(num_places):
         found = [result for result in results if result.place == place]
@@ -154,44 +152,6 @@ def _combine(source: Source, results: list[PartResult], identity: str, num_place
         files = tuple(StagedFile(r.file, r.rows_per_group, r.num_bytes, r.checksum) for r in found)
         manifests.append(Manifest(results[0].fields, files, identity))
     return manifests
-
-
-def _check_fields(source: Source, results: Sequence[PartResult]) -> None:
-    """Compare what the partitions' rows consist of; one error for the first field that differs."""
-    first = results[0]
-    found = [
-        (other, problem) for other in results for problem in differences(first.fields, other.fields, other.num_rows)
-    ]
-    if not found:
-        return
-    result, problem = found[0]
-    count = sum(each.count for _, each in found if (each.column, each.kind) == (problem.column, problem.kind))
-    ours, _, theirs = problem.detail.removesuffix(" values").partition(" and ")
-    where = f"{ours} in partition {first.partition}, {theirs} in partition {result.partition}"
-    if problem.kind == "parts":
-        where = f"partitions {first.partition} and {result.partition} differ"
-    raise DataError(explain(replace(problem, count=count), where, noun=source.noun))
-
-
-def _check_problems(source: Source, results: Sequence[PartResult]) -> None:
-    found: dict[tuple[str, str], list[tuple[int, Problem]]] = {}
-    for result in results:
-        for problem in result.problems:
-            found.setdefault((problem.column, problem.kind), []).append((result.partition, problem))
-    if not found:
-        return
-    texts = []
-    for places in found.values():
-        first_partition, first = places[0]
-        named = [f"{problem.count} in partition {partition}" for partition, problem in places[:_NAMED_PARTITIONS]]
-        if len(places) > _NAMED_PARTITIONS:
-            named.append(f"the others in {len(places) - _NAMED_PARTITIONS} more partitions")
-        where = ", ".join(named)
-        if first.kind != "unreadable":
-            where += f"; the first is row {first.first_row} of {first.place or f'partition {first_partition}'}"
-        total = sum(problem.count for _, problem in places)
-        texts.append(explain(Problem(first.column, first.kind, total, 0, first.detail), where, noun=source.noun))
-    raise DataError("; ".join(texts))
 
 
 def _check_files(directory: str, manifest: Manifest) -> None:
