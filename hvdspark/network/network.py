@@ -226,7 +226,7 @@ class Network:
         ConfigurationError
             If the loss has no use for a mask or weights.
         """
-        target = self._target(output, labels)
+        target = self.targets(output, labels)
         mask_of_loss = {}
         if labels_mask is not None and takes(self.loss, "labels_mask"):
             mask_of_loss, labels_mask = {"labels_mask": labels_mask}, None
@@ -236,7 +236,8 @@ class Network:
         each = example_losses(loss(output, target, **mask_of_loss), labels_mask, name_of(self.loss))
         return (each if weights is None else each * weights).mean()
 
-    def _target(self, output: Any, labels: Any) -> Any:
+    def targets(self, output: Any, labels: Any) -> Any:
+        """Return what the loss compares with the output: `target_for`, or the tuple of labels of several outputs."""
         if isinstance(labels, tuple):
             if not isinstance(output, tuple | list) or len(output) != len(labels):
                 given = f"{len(output)} outputs" if isinstance(output, tuple | list) else f"a {type(output).__name__}"

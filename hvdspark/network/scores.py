@@ -11,7 +11,7 @@ from torch import nn
 from hvdspark.errors import ConfigurationError, ModelError
 from hvdspark.network.targets import CLASS_LOSSES, VALUE_LOSSES, name_of
 
-__all__ = ["check_roles", "example_losses", "takes", "unreduced"]
+__all__ = ["check_roles", "example_losses", "score_each", "takes", "unreduced"]
 
 
 def takes(function: Callable[..., Any], argument: str) -> bool:
@@ -48,16 +48,70 @@ def unreduced(loss: Callable[..., Any], needed_for: str) -> Callable[..., torch.
             f"Network.loss: the class weights of {name_of(loss)} and {needed_for} cannot act together, since its mean "
             "is divided by the class weights of the batch: multiply them into the weight column instead"
         )
+    found = _without_reduction(loss)
+    if found is not None:
+        return found
+    raise ConfigurationError(
+        f"Network.loss: {needed_for} needs the loss of each example, and {name_of(loss)} gives their mean only: give "
+        'a loss of torch.nn, or a function that takes reduction="none"'
+    )
+
+
+def _without_reduction(loss: Callable[..., Any]) -> Callable[..., torch.Tensor] | None:
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         own = copy.copy(loss)
         own.reduction = "none"  # type: ignore[assignment]  # an attribute of torch's losses
         return own
     if takes(loss, "reduction"):
         return lambda output, target, **more: loss(output, target, reduction="none", **more)
-    raise ConfigurationError(
-        f"Network.loss: {needed_for} needs the loss of each example, and {name_of(loss)} gives their mean only: give "
-        'a loss of torch.nn, or a function that takes reduction="none"'
-    )
+    return None
+
+
+def score_each(
+    loss: Callable[..., Any], output: Any, target: Any, *, labels_mask: Any = None, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Compute the loss of each example by itself, without regularisation.
+
+    Parameters
+    ----------
+    loss
+        With ``reduction="none"`` it is called once; else once for each example. Class weights multiply the losses.
+    output, target
+        `[b, ...]`, as the loss compares them; tuples of them where there are several outputs.
+    labels_mask
+        `[b, ...] bool`, or a tuple; as of `Network.score`.
+    weights
+        `[b] float32`: each example's loss is multiplied by its own.
+
+    Returns
+    -------
+    torch.Tensor
+        `[b]`.
+    """
+    mask_of_loss = {}
+    if labels_mask is not None and takes(loss, "labels_mask"):
+        mask_of_loss, labels_mask = {"labels_mask": labels_mask}, None
+    whole = _without_reduction(loss)
+    if whole is not None:
+        each = example_losses(whole(output, target, **mask_of_loss), labels_mask, name_of(loss))
+    else:
+        if labels_mask is not None:
+            unreduced(loss, "a labels mask")  # says why it is refused
+        size = len(target[0] if isinstance(target, tuple) else target)
+        losses = [
+            loss(_row(output, row), _row(target, row), **{name: _row(v, row) for name, v in mask_of_loss.items()})
+            for row in range(size)
+        ]
+        if any(not isinstance(value, torch.Tensor) or value.ndim for value in losses):
+            raise ModelError(f"the loss {name_of(loss)} must return a scalar, the mean over the batch")
+        each = torch.stack(losses)
+    return each if weights is None else each * weights
+
+
+def _row(values: Any, row: int) -> Any:
+    if isinstance(values, tuple | list):
+        return tuple(_row(each, row) for each in values)
+    return None if values is None else values[row : row + 1]
 
 
 def check_roles(roles: Sequence[str], module: nn.Module, loss: Callable[..., Any]) -> None:

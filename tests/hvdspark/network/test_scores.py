@@ -10,6 +10,7 @@ from torch import nn
 
 from hvdspark import Network
 from hvdspark.errors import ConfigurationError, ModelError
+from hvdspark.network import score_each
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
 
@@ -179,3 +180,50 @@ def test_class_indices_of_sequences_fit():
     assert torch.equal(make(nn.CrossEntropyLoss()).target_for(output, labels.float()), labels)
     with pytest.raises(ModelError, match=r"labels of shape \[4, 4\] do not fit an output of shape \[4, 3, 5\]"):
         make(nn.CrossEntropyLoss()).target_for(output, labels[:, :4])
+
+
+# ---- each example by itself ----------------------------------------------------------------------------------------
+
+
+def batch_mean(output, target):
+    return nn.functional.cross_entropy(output, target)
+
+
+@given(seed=st.integers(0, 1000), batch=st.integers(1, 6), steps=st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_scores_of_examples_are_those_of_batches_of_one(seed, batch, steps):
+    output, labels, mask = sequences(seed, batch, steps)
+    network = make(nn.CrossEntropyLoss())
+    found = score_each(network.loss, output, labels, labels_mask=mask)
+    alone = [network.score(output[i : i + 1], labels[i : i + 1], labels_mask=mask[i : i + 1]) for i in range(batch)]
+    assert torch.allclose(found, torch.stack(alone), atol=1e-6)
+    by_row = score_each(batch_mean, output, labels, weights=torch.arange(batch))
+    assert torch.allclose(by_row, score_each(network.loss, output, labels) * torch.arange(batch), atol=1e-6)
+
+
+def test_class_weights_multiply_scores_of_examples():
+    weights = torch.tensor([1.0, 2.0, 0.5])
+    output, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
+    found = score_each(nn.CrossEntropyLoss(weight=weights), output, labels)
+    assert torch.allclose(found, nn.functional.cross_entropy(output, labels, reduction="none") * weights[labels])
+
+
+def test_scores_of_several_outputs_row_by_row():
+    def both(outputs, targets):
+        return nn.functional.mse_loss(outputs[0], targets[0]) + nn.functional.l1_loss(outputs[1], targets[1])
+
+    outputs, targets = (torch.randn(3, 2), torch.randn(3)), (torch.randn(3, 2), torch.randn(3))
+    expected = (outputs[0] - targets[0]).square().mean(1) + (outputs[1] - targets[1]).abs()
+    assert torch.allclose(score_each(both, outputs, targets), expected, atol=1e-6)
+
+
+def test_scores_of_examples_that_are_refused():
+    output, labels, mask = sequences(0, 3, 2)
+    with pytest.raises(ConfigurationError, match="a labels mask needs the loss of each example"):
+        score_each(batch_mean, output, labels, labels_mask=mask)
+
+    def batch_of_losses(output, target):
+        return (output - target).square()
+
+    with pytest.raises(ModelError, match="the loss batch_of_losses must return a scalar"):
+        score_each(batch_of_losses, torch.randn(3, 1), torch.randn(3, 1))
