@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ from hvdspark.network import Network
 from hvdspark_launch.closure import dump
 
 __all__ = ["Parcel", "PortableFunction"]
+
+_kept: dict[str, Any] = {}  # of this process: the network that was used last, and its token
 
 
 class Parcel:
@@ -29,6 +32,7 @@ class Parcel:
     def __init__(self, network: Network) -> None:
         network.check_portable()
         self._data = dump(network)
+        self._token = hashlib.sha256(self._data).hexdigest()
 
     def open(self) -> Network:
         """Return a copy of the network, of the caller's own."""
@@ -36,6 +40,20 @@ class Parcel:
 
         network: Network = cloudpickle.loads(self._data)
         return network
+
+    def shared(self) -> Network:
+        """Return this process's only copy, in evaluation mode: nobody is to change it.
+
+        It is made when it is first asked for, and kept until another network is: the Python workers of Spark live
+        longer than their tasks.
+        """
+        if _kept.get("token") != self._token:
+            _kept.clear()  # first: two networks are never held at once
+            network = self.open()
+            network.module.eval()
+            _kept.update(token=self._token, network=network)
+        shared: Network = _kept["network"]
+        return shared
 
 
 class PortableFunction:

@@ -1,31 +1,45 @@
-"""A network over Arrow batches, on a worker: what evaluation and prediction both do with every partition."""
+"""A network over Arrow batches, on a worker: what prediction and scoring do with every partition of a DataFrame."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from hvdspark.data import ColumnPlan, ColumnReader, Rows, natural
+from hvdspark.data import ColumnPlan, ColumnReader, Rows
 from hvdspark.masters import Parcel
-from hvdspark.network import Network
+from hvdspark.spark.passes import emitted
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["outputs"]
+__all__ = ["outputs", "readable_rows"]
+
+
+def readable_rows(plan: ColumnPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, Rows]]:
+    """Yield the Arrow batches that have rows, with what the rows hold.
+
+    Raises
+    ------
+    DataError
+        If rows cannot be read.
+    """
+    reader = ColumnReader(plan)
+    for batch in batches:
+        if batch.num_rows:
+            yield batch, reader.read(batch).checked()
 
 
 def outputs(
     parcel: Parcel, plan: ColumnPlan, batches: Iterator[pa.RecordBatch], batch_size: int
-) -> Iterator[tuple[pa.RecordBatch, torch.Tensor, Any]]:
+) -> Iterator[tuple[pa.RecordBatch, torch.Tensor]]:
     """Run a network over the Arrow batches of a partition, in evaluation mode and without gradients.
 
     Parameters
     ----------
     parcel : Parcel
-        The network.
+        The network; this process's only copy of it serves.
     plan : ColumnPlan
         What the batches hold.
     batches : iterator of RecordBatch
@@ -36,23 +50,10 @@ def outputs(
     Yields
     ------
     tuple
-        The Arrow batch; what the network says of its rows (`[b, ...]`, probabilities or values); labels, if planned.
+        The Arrow batch, and what the network says of its rows (`[b, ...]`, probabilities or values).
     """
-    network = parcel.open()
-    network.module.eval()
-    reader = ColumnReader(plan)
-    for batch in batches:
-        if batch.num_rows:
-            rows = reader.read(batch).checked()
-            yield batch, _run(network, rows, batch_size), natural(rows.fields, "label", rows.arrays)
-
-
-def _run(network: Network, rows: Rows, batch_size: int) -> torch.Tensor:
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, rows.num_rows, batch_size):
-            # from_numpy would warn of Arrow's read-only memory, which a module may not write to: each part is copied
-            tensors = [torch.tensor(array[start : start + batch_size]) for array in rows.arrays]
-            features = natural(rows.fields, "feature", tensors)
-            parts.append(network.readable(network.emit(features, natural(rows.fields, "features_mask", tensors))))
-        return torch.cat(parts)
+    network = parcel.shared()
+    for batch, rows in readable_rows(plan, batches):
+        with torch.inference_mode():
+            parts = [network.readable(part.output) for part in emitted(network, [rows], batch_size)]
+            yield batch, torch.cat(parts)

@@ -1,116 +1,160 @@
-"""Evaluation on Spark: each partition counts, the driver adds up."""
+"""Evaluation and scoring on Spark: each partition observes its rows, the driver merges what they saw, as a tree."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import functools
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from hvdspark.data import ColumnPlan, Table, workers_explained
+from hvdspark.data import Role, Rows, Source
 from hvdspark.errors import ConfigurationError, DataError
-from hvdspark.evaluation import Evaluation, confusion_counts
-from hvdspark.masters import Parcel
-from hvdspark.network import Network
-from hvdspark.spark.batches import outputs
+from hvdspark.evaluation import Batch, Measure, TorchMeasure, collect, combine
+from hvdspark.masters import PortableFunction
+from hvdspark.network import VALUE_LOSSES, Network
+from hvdspark.spark.passes import Emitted, check_batch_size, emitted, run_pass
+from hvdspark.spark.slots import Slots
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-__all__ = ["evaluate_classes"]
+__all__ = ["as_measures", "calculate_score", "check_tells_classes", "evaluate"]
 
 _BINARY_LOSSES = (nn.BCELoss, nn.BCEWithLogitsLoss)
-_SCHEMA = "counts array<bigint>, problem string"
+_NOT_OF_THE_LOSS: frozenset[Role] = frozenset(("labels_mask", "weight"))  # evaluation needs no loss of each example
+_SUM = struct.Struct("<dq")
 
 
-def evaluate_classes(network: Network, table: Table, batch_size: int) -> Evaluation:
-    """Count pairs of actual and predicted class over a DataFrame.
-
-    Parameters
-    ----------
-    network : Network
-        With a class loss, or a binary loss and one output (predicted 1 from a probability of 0.5).
-    table : Table
-        What is evaluated; with a label.
-    batch_size : int
-        Rows that go through the network at a time.
+def as_measures(given: Sequence[Any]) -> list[Measure]:
+    """Return measures, with metrics of torchmetrics wrapped.
 
     Raises
     ------
     ConfigurationError
-        If the network does not tell classes apart.
-    DataError
-        If rows cannot be read, labels are no class indices, or there is no row.
+        If none is given.
+    UnsupportedError
+        If something is neither, or a metric does not merge.
     """
+    if not given:
+        raise ConfigurationError("no measure is given: name at least one")
+    return [each if isinstance(each, Measure) else TorchMeasure(each) for each in given]
+
+
+def check_tells_classes(network: Network, method: str) -> None:
+    """Refuse a network whose loss is none of classes, nor of yes or no."""
     if not (network.is_classifier or isinstance(network.loss, _BINARY_LOSSES)):
         raise ConfigurationError(
-            f"evaluate counts classes, but the loss is {type(network.loss).__name__}: "
-            "CrossEntropyLoss, NLLLoss, BCELoss or BCEWithLogitsLoss is needed"
-        )
-    if batch_size < 1:
-        raise ConfigurationError(f"batch_size: at least 1 is needed, not {batch_size}")
-    parcel, plan = Parcel(network), table.plan
-    is_binary = isinstance(network.loss, _BINARY_LOSSES)
-
-    def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
-        total, problem = _count_partition(parcel, plan, batches, batch_size, is_binary=is_binary)
-        counts = None if total is None else total.reshape(-1)
-        yield pa.RecordBatch.from_pydict(
-            {
-                "counts": pa.array([counts], pa.list_(pa.int64())),
-                "problem": pa.array([problem], "string"),
-            }
+            f"{method} counts classes, but the loss is {type(network.loss).__name__}: "
+            "CrossEntropyLoss, NLLLoss, BCELoss or BCEWithLogitsLoss is needed; do_evaluation measures anything"
         )
 
-    with workers_explained():
-        rows = table.frame.select(*plan.select()).mapInArrow(count, _SCHEMA).collect()
-    for row in rows:
-        if row.problem:
-            raise DataError(row.problem)
-    found = [np.array(row.counts, np.int64) for row in rows if row.counts is not None]
-    if not found:
-        raise DataError("the DataFrame is empty: there is no row to evaluate")
-    side = int(np.sqrt(len(found[0])))
-    return Evaluation(np.sum(found, axis=0).reshape(side, side))
+
+def evaluate(
+    source: Source, network: Network, measures: Sequence[Measure], *, batch_size: int, slots: Slots, one_class: str = ""
+) -> list[Any]:
+    """Observe all rows with some measures in one pass.
+
+    Parameters
+    ----------
+    source
+        The rows. Each counts once, whatever its weight; masks of labels say which parts count.
+    network
+        What is evaluated.
+    measures
+        What is measured.
+    batch_size
+        Rows that go through the network at a time.
+    slots
+        How many copies of the network a host holds at once.
+    one_class
+        The method that counts one class a row, and so refuses networks that answer several questions; empty: none.
+
+    Returns
+    -------
+    list
+        The result of each measure.
+    """
+    check_batch_size(batch_size)
+    # In a form that travels: a metric's class may stand beside the user's script.
+    observe = PortableFunction(functools.partial(collect, list(measures)), "do_evaluation")
+    several = one_class if isinstance(network.loss, _BINARY_LOSSES) else ""
+    parts = run_pass(source, network, _Observe(observe, batch_size, several), slots, omitted=_NOT_OF_THE_LOSS)
+    return combine(measures, parts)
 
 
-def _count_partition(
-    parcel: Parcel, plan: ColumnPlan, batches: Iterator[Any], batch_size: int, *, is_binary: bool
-) -> tuple[NDArray[np.int64] | None, str | None]:
-    """Return the counts of a partition (None without rows), or what is wrong with it as text."""
-    total: NDArray[np.int64] | None = None
-    try:
-        for _, readable, labels in outputs(parcel, plan, batches, batch_size):
-            assert labels is not None
-            predicted, num_classes = _classes(readable)
-            if is_binary and readable.ndim > 1 and readable.shape[1] > 1:
-                raise DataError(
-                    f"the network says yes or no to {readable.shape[1]} questions a row, and evaluate counts one "
-                    "class a row: compare the columns of predict one by one"
-                )
-            counts = confusion_counts(_indices(labels), predicted, num_classes)
-            total = counts if total is None else total + counts
-    except DataError as error:
-        return None, str(error)
-    return total, None
+@dataclass(frozen=True)
+class _Observe:
+    observe: PortableFunction
+    batch_size: int
+    one_class: str
+
+    def __call__(self, network: Network, rows: Iterator[Rows]) -> bytes:
+        batches = (self._batch(network, batch) for batch in emitted(network, rows, self.batch_size))
+        observed: bytes = self.observe(batches)
+        return observed
+
+    def _batch(self, network: Network, batch: Emitted) -> Batch:
+        with torch.inference_mode():
+            readable = network.readable(batch.output)
+        if isinstance(batch.labels, tuple):
+            masks = None if batch.labels_mask is None else [_array(mask) for mask in batch.labels_mask]
+            return [_array(each) for each in readable], [_array(each) for each in batch.labels], masks
+        if self.one_class and readable.ndim > 1 and readable.shape[1] > 1:
+            raise DataError(
+                f"the network says yes or no to {readable.shape[1]} questions a row, and {self.one_class} counts one "
+                "class a row: do_evaluation(data, BinaryMeasure()) or RocBinaryMeasure() takes each by itself"
+            )
+        output, labels = _comparable(network, readable, batch.labels)
+        return _array(output), _array(labels), _array(batch.labels_mask)
 
 
-def _classes(readable: torch.Tensor) -> tuple[NDArray[np.int64], int]:
-    if readable.ndim == 1 or readable.shape[1] == 1:
-        return (readable.reshape(-1) >= 0.5).to(torch.int64).numpy(), 2
-    return readable.argmax(dim=1).numpy(), readable.shape[1]
+def _comparable(network: Network, output: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bring one output and its labels to the shapes and dtypes that measures and metrics agree on."""
+    if isinstance(network.loss, VALUE_LOSSES) and {output.shape, labels.shape} == {(len(labels),), (len(labels), 1)}:
+        output, labels = output.reshape(-1), labels.reshape(-1)
+    classes = network.is_classifier or isinstance(network.loss, _BINARY_LOSSES)
+    of_one_class = isinstance(network.loss, _BINARY_LOSSES) or labels.shape != output.shape
+    if classes and of_one_class and labels.is_floating_point() and torch.equal(labels, labels.round()):
+        labels = labels.to(torch.int64)  # whole-number doubles are classes here as they are in training
+    return output, labels
 
 
-def _indices(labels: NDArray[Any]) -> NDArray[np.int64]:
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        return np.asarray(labels.argmax(axis=1), np.int64)  # one column a class
-    labels = labels.reshape(-1)
-    indices = np.asarray(labels, np.int64)
-    if not np.array_equal(indices, labels):
-        raise DataError(f"class indices are whole numbers, but a label is {labels[indices != labels][0]}")
-    return indices
+def _array(tensor: torch.Tensor | None) -> Any:
+    if tensor is None:
+        return None
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+
+
+def calculate_score(source: Source, network: Network, *, average: bool, batch_size: int, slots: Slots) -> float:
+    """Compute the loss over all examples as training does, without regularisation.
+
+    Parameters
+    ----------
+    source, network, batch_size, slots
+        As of `evaluate`. Masks and weights act as in training.
+    average
+        The mean over the examples; False: the sum.
+    """
+    check_batch_size(batch_size)
+    parts = run_pass(source, network, _Score(batch_size), slots, omitted=frozenset())
+    sums, counts = zip(*(_SUM.unpack(part) for part in parts), strict=True)
+    total = math.fsum(sums)
+    return total / sum(counts) if average else total
+
+
+@dataclass(frozen=True)
+class _Score:
+    batch_size: int
+
+    def __call__(self, network: Network, rows: Iterator[Rows]) -> bytes:
+        sums: list[float] = []
+        count = 0
+        for batch in emitted(network, rows, self.batch_size):
+            with torch.inference_mode():
+                mean = network.score(batch.output, batch.labels, labels_mask=batch.labels_mask, weights=batch.weights)
+            sums.append(float(np.float64(mean.item()) * batch.size))
+            count += batch.size
+        return _SUM.pack(math.fsum(sums), count)

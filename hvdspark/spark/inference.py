@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hvdspark.data import ColumnPlan, Table, workers_explained
-from hvdspark.errors import ConfigurationError, DataError
+from hvdspark.data import Table, workers_explained
 from hvdspark.masters import Parcel
 from hvdspark.network import Network
 from hvdspark.spark.batches import outputs
+from hvdspark.spark.passes import check_batch_size
+from hvdspark.spark.tables import add_columns, check_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,49 +45,24 @@ def predict(network: Network, table: Table, batch_size: int) -> DataFrame:
     DataError
         If the DataFrame has a column of an added name already.
     """
-    from pyspark.ml.functions import array_to_vector
-    from pyspark.sql import functions, types
+    from pyspark.sql import types
 
-    if batch_size < 1:
-        raise ConfigurationError(f"batch_size: at least 1 is needed, not {batch_size}")
-    data, plan = table
-    is_classifier = (
-        network.is_classifier
-    )  # not the network itself: what Spark pickles is to name no class of the user's
-    _check_names(data, _ADDED[: 2 if is_classifier else 1])
-    parcel = Parcel(network)
-    several = not is_classifier and _num_outputs(parcel, plan, data) > 1
+    check_batch_size(batch_size)
+    # Not the network itself: what Spark pickles is to name no class of the user's.
+    is_classifier = network.is_classifier
+    check_names(table.frame, _ADDED[: 2 if is_classifier else 1], "predict")
+    parcel, plan = Parcel(network), table.plan
+    several = not is_classifier and _num_outputs(parcel, table) > 1
     doubles = types.ArrayType(types.DoubleType())
-    # Under names of our own: mapInArrow looks columns up by name, which fails where names hold dots or come twice.
-    own = [
-        types.StructField(f"hvdspark_own_{i}", field.dataType, field.nullable, field.metadata)
-        for i, field in enumerate(data.schema.fields)
-    ]
-    schema = types.StructType([*own]).add("prediction", doubles if several else types.DoubleType())
+    added = [types.StructField("prediction", doubles if several else types.DoubleType())]
     if is_classifier:
-        schema = schema.add("probability", doubles)
-    renamed = data.toDF(*(field.name for field in own))
+        added.append(types.StructField("probability", doubles))
 
-    def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
+    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, list[Any]]]:
+        for batch, readable in outputs(parcel, plan, batches, batch_size):
+            yield batch, _columns(readable, is_classifier=is_classifier, several=several)
 
-        for batch, readable, _ in outputs(parcel, plan, batches, batch_size):
-            added = _columns(readable, is_classifier=is_classifier, several=several)
-            yield pa.RecordBatch.from_arrays([*batch.columns[: len(own)], *added], names=schema.names)
-
-    names = dict(zip(data.columns, renamed.columns, strict=True))
-    predicted = renamed.select("*", *plan.select(names)).mapInArrow(add, schema)
-    if is_classifier:
-        predicted = predicted.withColumn("probability", array_to_vector(functions.col("probability")))
-    return predicted.toDF(*data.columns, *schema.names[len(own) :])
-
-
-def _check_names(data: DataFrame, added: tuple[str, ...]) -> None:
-    """Refuse a DataFrame that has a column of an added name, as Spark compares names."""
-    matters = data.sparkSession.conf.get("spark.sql.caseSensitive", "false") == "true"
-    for name in data.columns:
-        if (name if matters else name.lower()) in added:
-            raise DataError(f"the DataFrame has a column {name!r} already: drop or rename it before predict")
+    return add_columns(table, added, work, vectors=["probability"] if is_classifier else [])
 
 
 def _columns(readable: torch.Tensor, *, is_classifier: bool, several: bool) -> list[Any]:
@@ -108,13 +84,14 @@ def _lists(values: torch.Tensor) -> Any:
     return pa.ListArray.from_arrays(offsets, pa.array(flat.reshape(-1)))
 
 
-def _num_outputs(parcel: Parcel, plan: ColumnPlan, data: DataFrame) -> int:
+def _num_outputs(parcel: Parcel, table: Table) -> int:
     """Find out from one row how many values the network gives for a row; a column's type depends on it."""
+    data, plan = table
 
     def measure(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        for _, readable, _ in outputs(parcel, plan, batches, 1):
+        for _, readable in outputs(parcel, plan, batches, 1):
             yield pa.RecordBatch.from_pydict({"width": pa.array([readable[0].numel()], "int64")})
 
     with workers_explained():

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, final
 
-from hvdspark.data import (
-    ColumnPlan,
-    ColumnsLike,
-    Loader,
-    PointLabels,
-    Source,
-    Table,
-    plan_columns,
-    use_driver_python,
-)
+from hvdspark.data import ColumnPlan, ColumnsLike, PointLabels, Table, plan_columns
 from hvdspark.errors import ConfigurationError, UnsupportedError
-from hvdspark.evaluation import Evaluation
 from hvdspark.masters import TrainingMaster
 from hvdspark.network import Network
-from hvdspark.spark.evaluation import evaluate_classes
 from hvdspark.spark.inference import predict
-from hvdspark.spark.sources import open_source, open_sources, portable_column
-from hvdspark.stats import TrainingStats
-from hvdspark.training import EarlyStopping, TrainingResult
+from hvdspark.spark.keyed import feed_forward_with_key
+from hvdspark.spark.matrices import is_matrix, predict_matrix
+from hvdspark.spark.measured import MeasuredModel
+from hvdspark.spark.sources import open_source, portable_column
+from hvdspark.training import TrainingResult
 
 if TYPE_CHECKING:
     from pyspark import RDD
     from pyspark.sql import DataFrame, SparkSession
 
-TrainingData: TypeAlias = "DataFrame | RDD[Any] | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
-"""What `fit` takes."""
-
 __all__ = ["SparkDl4jMultiLayer", "SparkMultiLayer"]
 
 
-class SparkMultiLayer:
-    """A network on Spark: fit, evaluate, predict.
+@final
+class SparkMultiLayer(MeasuredModel):
+    """A network on Spark: fit, evaluate, score, predict.
 
     Parameters
     ----------
@@ -55,7 +42,10 @@ class SparkMultiLayer:
     features_mask_col, labels_mask_col : str, optional
         Columns of 0 and 1, or booleans: which parts of a sequence count (see `Network` for who is told).
     weight_col : str, optional
-        A column of numbers from 0 on, which each example's loss is multiplied with in training and validation.
+        A column of numbers from 0 on, which each example's loss is multiplied with in training, validation and scores.
+    default_evaluation_workers : int
+        How many copies of the network a host holds at once while it is evaluated or scored by `calculate_score`; it may
+        be set later. Tasks beyond it wait.
     """
 
     def __init__(
@@ -69,11 +59,8 @@ class SparkMultiLayer:
         features_mask_col: ColumnsLike | None = None,
         labels_mask_col: ColumnsLike | None = None,
         weight_col: str | None = None,
+        default_evaluation_workers: int = 4,
     ) -> None:
-        if training_master is not None and not isinstance(training_master, TrainingMaster):
-            raise ConfigurationError(
-                f"training_master: a TrainingMaster is needed, this is a {type(training_master).__name__}"
-            )
         if label_col is None:
             raise ConfigurationError("label_col: the name of a column is needed, not None; predict ignores it")
         self.features_col = features_col
@@ -81,89 +68,7 @@ class SparkMultiLayer:
         self.features_mask_col = features_mask_col
         self.labels_mask_col = labels_mask_col
         self.weight_col = weight_col
-        self.spark = spark
-        self.network = network
-        self.training_master = training_master
-        self._result: TrainingResult | None = None
-        use_driver_python(spark)
-
-    @property
-    def network(self) -> Network:
-        """The network; setting another replaces what is trained and used from then on."""
-        return self._network
-
-    @network.setter
-    def network(self, network: Network) -> None:
-        if not isinstance(network, Network):
-            raise ConfigurationError(f"network: a Network is needed, this is a {type(network).__name__}")
-        self._network = network
-
-    @property
-    def score(self) -> float | None:
-        """The mean loss of the last epoch of the last fit; None before a fit."""
-        return self._result.score if self._result else None
-
-    @property
-    def stats(self) -> TrainingStats | None:
-        """The figures of the last fit; None before a fit."""
-        return self._result.stats if self._result else None
-
-    def fit(
-        self,
-        data: TrainingData,
-        *,
-        epochs: int = 1,
-        validation: TrainingData | None = None,
-        early_stopping: EarlyStopping | None = None,
-        loader: Loader | None = None,
-        resume: bool = False,
-        run_directory: str | None = None,
-    ) -> TrainingResult:
-        """Train the network.
-
-        Parameters
-        ----------
-        data : DataFrame, RDD, path or list of paths
-            A DataFrame with the columns of features and label; an RDD of DataSet, MultiDataSet, LabeledPoint, (label,
-            vector) pairs or paths; a folder, a file, or a list of files, saved by DataSet.save or Parquet. It is staged
-            once, and every example is trained on once an epoch.
-        epochs : int
-            Passes over the data.
-        validation : the same, or str, optional
-            Scored after each epoch. The name of a boolean column of the training table: its true rows are held back.
-        early_stopping : EarlyStopping, optional
-            When training ends before that; the network gets the weights of the best epoch.
-        loader : callable, optional
-            Reads one file of another format: path -> DataSet or MultiDataSet. It runs on the workers.
-        resume : bool
-            Go on from the last whole checkpoint in the run directory (see `Checkpoint`), with the same data, network
-            and options, to the weights that the run would have come to.
-        run_directory : str, optional
-            Where events, checkpoints and weights go. None: a temporary folder, on a local master only; on a cluster a
-            path or URL that the driver and every worker reach.
-
-        Returns
-        -------
-        TrainingResult
-            Prints as a small table.
-
-        Raises
-        ------
-        UnsupportedError
-            If data are of no known kind; the message lists the known ones.
-        DataError
-            If something cannot be trained on: one error that names column or file, and the fix. Nothing is left of it.
-        """
-        self._master()
-        train, held_back = open_sources(self.spark, data, validation, self._plan, loader)
-        return self._train(
-            train,
-            held_back,
-            epochs=epochs,
-            early_stopping=early_stopping,
-            resume=resume,
-            run_directory=run_directory,
-        )
+        super().__init__(spark, network, training_master, default_evaluation_workers)
 
     def fit_labeled_point(
         self,
@@ -231,63 +136,74 @@ class SparkMultiLayer:
         other = None if validation is None else open_source(self.spark, validation, self._plan, points=points)
         return self._train(train, other, **how)
 
-    def _master(self) -> TrainingMaster:
-        if self.training_master is None:
-            raise ConfigurationError(
-                "fit needs a training master: SparkMultiLayer(spark, network, SharedTrainingMaster(...))"
-            )
-        return self.training_master
-
-    def _train(self, train: Source, validation: Source | None, **how: Any) -> TrainingResult:
-        self._result = self._master().fit(self.spark, self.network, train, validation=validation, **how)
-        return self._result
-
-    def evaluate(self, data: DataFrame, *, batch_size: int = 64) -> Evaluation:
-        """Count how well classes are told apart (CrossEntropyLoss, NLLLoss, and BCE losses with one output).
+    def predict(self, data: Any, *, batch_size: int = 64) -> Any:
+        """Say what the network says of features.
 
         Parameters
         ----------
-        data : DataFrame
-            With the columns of features and label; each row counts once, whatever its weight.
+        data : DataFrame, ndarray, torch.Tensor, or a vector or matrix of pyspark.ml or pyspark.mllib
+            A DataFrame with the columns of features; or examples that the driver holds: `[n, ...]`, or one vector.
         batch_size : int
             Rows that go through the network at a time.
+
+        Returns
+        -------
+        DataFrame, ndarray, torch.Tensor, DenseVector or DenseMatrix
+            Of a DataFrame: all its columns, `prediction` (class index as a double, or the value) and, for class losses,
+            `probability`. Of what the driver holds: probabilities or values, of the same kind as the input.
+
+        Raises
+        ------
+        UnsupportedError
+            If data are of another kind.
+        DataError
+            If the DataFrame has a column of an added name, or features cannot be read.
         """
-        if self.labels_mask_col is not None:
-            raise ConfigurationError("labels_mask_col cannot act in evaluate, which counts one class a row")
-        return evaluate_classes(self.network, self._table(data, label_col=self.label_col), batch_size)
-
-    def predict(self, data: DataFrame, *, batch_size: int = 64) -> DataFrame:
-        """Add `prediction` (class index as a double, or the value) and, for class losses, `probability`.
-
-        Parameters
-        ----------
-        data : DataFrame
-            With the columns of features; all its columns are kept.
-        batch_size : int
-            Rows that go through the network at a time.
-        """
-        return predict(self.network, self._table(data, label_col=None), batch_size)
-
-    def _table(self, data: Any, *, label_col: ColumnsLike | None) -> Table:
+        if is_matrix(data):
+            return predict_matrix(self.network, data, batch_size)
         frame = _dataframe(data)
-        return Table(
-            frame,
-            plan_columns(
-                frame,
-                features_col=portable_column(self.features_col),
-                label_col=None if label_col is None else portable_column(label_col),
-                features_mask_col=self.features_mask_col,
-            ),
-        )
+        return predict(self.network, Table(frame, self._plan(frame, None, labelled=False)), batch_size)
 
-    def _plan(self, frame: DataFrame, validation_col: str | None) -> ColumnPlan:
+    def feed_forward_with_key(self, pairs: RDD[Any], *, batch_size: int = 64) -> RDD[Any]:
+        """Return (key, output) for each (key, features) or (key, (features, mask)) of an RDD.
+
+        Parameters
+        ----------
+        pairs : RDD
+            Features are those of one example, without an axis of examples: an array, a tensor or a vector. Masks go to
+            the module, as the argument ``features_mask``.
+        batch_size : int
+            Examples that go through the network at a time, those of equal shape together.
+
+        Returns
+        -------
+        RDD
+            Of (key, ndarray), in the order of the pairs: probabilities or values.
+
+        Raises
+        ------
+        UnsupportedError
+            If this is no RDD.
+        """
+        from pyspark import RDD
+
+        if not isinstance(pairs, RDD):
+            raise UnsupportedError(
+                f"feed_forward_with_key: an RDD of (key, features) is needed, this is a {type(pairs).__name__}: "
+                "predict keeps the columns of a DataFrame"
+            )
+        return feed_forward_with_key(self.network, pairs, batch_size)
+
+    def _plan(
+        self, frame: DataFrame, validation_col: str | None, *, labelled: bool = True, weighted: bool = True
+    ) -> ColumnPlan:
         return plan_columns(
             frame,
             features_col=portable_column(self.features_col),
-            label_col=portable_column(self.label_col),
+            label_col=portable_column(self.label_col) if labelled else None,
             features_mask_col=self.features_mask_col,
-            labels_mask_col=self.labels_mask_col,
-            weight_col=self.weight_col,
+            labels_mask_col=self.labels_mask_col if labelled else None,
+            weight_col=self.weight_col if labelled and weighted else None,
             validation_col=validation_col,
         )
 
@@ -297,7 +213,8 @@ def _dataframe(data: Any) -> DataFrame:
 
     if not isinstance(data, DataFrame):
         raise UnsupportedError(
-            f"a Spark DataFrame is needed, this is a {type(data).__name__}: spark.createDataFrame(...)"
+            f"predict takes a Spark DataFrame, an array, a tensor, or a vector or matrix of Spark's, and this is a "
+            f"{type(data).__name__}: spark.createDataFrame(...), or feed_forward_with_key for pairs"
         )
     return data
 

@@ -13,7 +13,20 @@ def test_every_section_has_a_program():
     assert [title for title, _ in SECTIONS] == re.findall(r"^## (.+)$", PAGE.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize(("title", "program"), SECTIONS, ids=[title for title, _ in SECTIONS])
+HERE = [each for each in SECTIONS if "pyspark" not in each[1]]
+ON_SPARK = [each for each in SECTIONS if "pyspark" in each[1]]
+
+
+@pytest.mark.spark
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("title", "program"), ON_SPARK, ids=[title for title, _ in ON_SPARK])
+def test_section_on_spark(spark, title, program, tmp_path, monkeypatch):
+    """In the session that is there: getOrCreate returns it."""
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, f"evaluation.md, {title}", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize(("title", "program"), HERE, ids=[title for title, _ in HERE])
 def test_section(title, program, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(program, f"evaluation.md, {title}", "exec"), {"__name__": "__main__"})

@@ -36,6 +36,9 @@ if __name__ == "__main__":
     result = model.fit(table, epochs=5, run_directory=sys.argv[1])
     print("ranks", len(result.stats.ranks), "accuracy", model.evaluate(table).accuracy, flush=True)
     print("rows", model.predict(table).where("prediction >= 0").count(), flush=True)
+    scores = [row.score for row in model.score_examples(table).collect()]
+    model.default_evaluation_workers = 1
+    print("scores", len(scores), abs(np.mean(scores) - model.calculate_score(table)) < 1e-6, flush=True)
     refused(ConfigurationError, lambda: model.fit(table))
     refused(RankFailed, lambda: BarrierLauncher(spark).run(fail, 2))
     refused(StartTimeout, lambda: BarrierLauncher(spark, start_timeout_s=4).run(len, 5))
@@ -64,6 +67,7 @@ def test_fit_evaluate_predict_and_what_is_refused(tmp_path):
     for words in (
         "ranks 2 accuracy 0.9",
         "rows 300",
+        "scores 300 True",
         "refused ConfigurationError run_directory must be given",
         "refused RankFailed rank",
         "KeyError('mine')",

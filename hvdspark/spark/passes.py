@@ -1,0 +1,185 @@
+"""One pass of a network over all rows of a source: each partition gives bytes, the driver merges them."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+
+from hvdspark.data import Inspected, Inspection, Role, Rows, Source, check_fields, check_problems, natural
+from hvdspark.data import workers_explained as explained
+from hvdspark.errors import (
+    ConfigurationError,
+    DataError,
+    HvdsparkError,
+    ModelError,
+    NonFiniteError,
+    StorageError,
+    UnsupportedError,
+)
+from hvdspark.masters import Parcel
+from hvdspark.network import Network
+from hvdspark.spark.slots import Slots
+
+__all__ = ["Emitted", "Work", "check_batch_size", "emitted", "of_size", "run_pass"]
+
+_KNOWN = (ConfigurationError, DataError, ModelError, NonFiniteError, StorageError, UnsupportedError)
+_ERRORS: dict[str, type[HvdsparkError]] = {each.__name__: each for each in _KNOWN}
+
+Work: TypeAlias = Callable[[Network, Iterator[Rows]], bytes]
+"""What is made of the rows of a partition that has some; the network is in evaluation mode."""
+
+
+class Emitted(NamedTuple):
+    """A batch that went through a network; each part in the form in which modules and losses take it."""
+
+    output: Any
+    """What the module emitted, `[b, ...]`; a tuple with several outputs."""
+    labels: Any
+    labels_mask: Any
+    weights: torch.Tensor | None
+    size: int
+    """Its examples, b."""
+
+
+def run_pass(source: Source, network: Network, work: Work, slots: Slots, *, omitted: frozenset[Role]) -> list[bytes]:
+    """Run some work on every partition of a source that has rows.
+
+    Parameters
+    ----------
+    source
+        The rows; with labels.
+    network
+        What travels to the workers: each task opens a copy while it holds a slot, and drops it afterwards.
+    work
+        What is done; it must be able to travel.
+    slots
+        How many copies a host holds at once.
+    omitted
+        Roles whose fields the work does not look at: nobody needs to have a use for them.
+
+    Returns
+    -------
+    list of bytes
+        What the work returned, in the order of the partitions.
+
+    Raises
+    ------
+    DataError
+        If rows cannot be read, or there is none; one error for the whole source.
+    HvdsparkError
+        What the work raised.
+    """
+    if source.roles is not None:
+        network.check_roles([role for role in source.roles if role not in omitted])
+    with explained():
+        texts = source.run(_Task(Parcel(network), work, slots, omitted))
+    outcomes = sorted((_Outcome.from_json(text) for text in texts), key=lambda each: each.rows.partition)
+    check_problems([each.rows for each in outcomes], source.noun)
+    for each in outcomes:
+        if each.error:
+            raise _ERRORS[each.error](each.text)
+    found = [each for each in outcomes if each.part]
+    if not found:
+        raise DataError(f"{source.name} is empty: there is no row to evaluate. Look at the filters and joins before it")
+    check_fields([each.rows for each in found], source.noun)
+    return [each.part for each in found]
+
+
+def emitted(network: Network, source: Iterable[Rows], batch_size: int) -> Iterator[Emitted]:
+    """Run rows through a network, without gradients, `batch_size` at a time and the rest at the end."""
+    for rows in of_size(source, batch_size):
+        # from_numpy would warn of Arrow's read-only memory, which a module may not write to: each part is copied
+        tensors = [torch.tensor(array) for array in rows.arrays]
+
+        def of(role: Role, rows: Rows = rows, tensors: list[torch.Tensor] = tensors) -> Any:
+            return natural(rows.fields, role, tensors)
+
+        with torch.inference_mode():
+            output = network.emit(of("feature"), of("features_mask"))
+        yield Emitted(output, of("label"), of("labels_mask"), of("weight"), rows.num_rows)
+
+
+def of_size(source: Iterable[Rows], size: int) -> Iterator[Rows]:
+    """Yield the same rows, `size` at a time and the rest at the end; all must have the same fields."""
+    import numpy as np
+
+    waiting: list[Rows] = []
+    count = 0
+    for rows in source:
+        start = 0
+        while start < rows.num_rows:
+            end = min(rows.num_rows, start + size - count)
+            waiting.append(Rows(end - start, rows.fields, tuple(array[start:end] for array in rows.arrays)))
+            count, start = count + end - start, end
+            if count == size:
+                yield _joined(waiting, np.concatenate)
+                waiting, count = [], 0
+    if waiting:
+        yield _joined(waiting, np.concatenate)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse what is no number of examples."""
+    if batch_size < 1:
+        raise ConfigurationError(f"batch_size: at least 1 is needed, not {batch_size}")
+
+
+def _joined(pieces: list[Rows], concatenate: Callable[[list[Any]], Any]) -> Rows:
+    if len(pieces) == 1:
+        return pieces[0]
+    arrays = tuple(concatenate(list(each)) for each in zip(*(rows.arrays for rows in pieces), strict=True))
+    return Rows(sum(rows.num_rows for rows in pieces), pieces[0].fields, arrays)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a partition: a part (empty: it has no row), or an error."""
+
+    rows: Inspected
+    part: bytes = b""
+    error: str = ""
+    text: str = ""
+
+    def to_json(self) -> str:
+        part = base64.b64encode(self.part).decode()
+        return json.dumps({"rows": self.rows.facts(), "part": part, "error": self.error, "text": self.text})
+
+    @classmethod
+    def from_json(cls, text: str) -> _Outcome:
+        facts = json.loads(text)
+        rows = Inspected.from_facts(facts["rows"])
+        return cls(rows, base64.b64decode(facts["part"]), facts["error"], facts["text"])
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker does with a partition; errors that we know come back as data, so that they arrive as themselves."""
+
+    parcel: Parcel
+    work: Work
+    slots: Slots
+    omitted: frozenset[Role]
+
+    def __call__(self, source: Iterable[Rows], partition: int) -> list[str]:
+        inspection = Inspection()
+        try:
+            part = self._part(inspection.passing(source))
+        except _KNOWN as error:
+            return [_Outcome(inspection.result(partition), b"", type(error).__name__, str(error)).to_json()]
+        return [_Outcome(inspection.result(partition), part).to_json()]
+
+    def _part(self, rows: Iterator[Rows]) -> bytes:
+        first = next(rows, None)
+        if first is None:  # no copy of the model for a partition without rows
+            return b""
+        with self.slots.hold():
+            network = self.parcel.open()
+            network.module.eval()
+            network.check_roles([field.role for field in first.fields if field.role not in self.omitted])
+            return self.work(network, itertools.chain([first], rows))
