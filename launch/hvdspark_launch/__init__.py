@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hvdspark_launch.barrier import BarrierLauncher
-    from hvdspark_launch.base import Launcher
+    from hvdspark_launch.base import KeptPartitions, Launcher
     from hvdspark_launch.errors import (
         EnvironmentMismatch,
         LaunchError,
@@ -23,6 +23,7 @@ __all__ = [
     "EnvironmentMismatch",
     "HorovodSparkLauncher",
     "InlineLauncher",
+    "KeptPartitions",
     "LaunchError",
     "Launcher",
     "LocalLauncher",
@@ -36,6 +37,7 @@ _MODULES = {
     "BarrierLauncher": "barrier",
     "HorovodSparkLauncher": "horovod_spark",
     "InlineLauncher": "inline",
+    "KeptPartitions": "base",
     "Launcher": "base",
     "LocalLauncher": "local",
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from hvdspark_launch.barrier_rank import SCHEMA, Orders, outcomes_of, run_rank
-from hvdspark_launch.base import Launcher, check_callable, check_num_proc
+from hvdspark_launch.base import KeptPartitions, Launcher, check_callable, check_num_proc
 from hvdspark_launch.closure import dump_call
 from hvdspark_launch.environment import check_extra
 from hvdspark_launch.errors import LaunchError
@@ -60,6 +60,8 @@ class BarrierLauncher(Launcher):
         False: ranks ask for no GPU, are given no address, and may be more than there are GPUs.
     """
 
+    takes_rows = True
+
     def __init__(
         self,
         spark: Any,
@@ -102,9 +104,12 @@ class BarrierLauncher(Launcher):
         """Run `fn` on `num_proc` tasks; see `Launcher.run`.
 
         `rows`: a DataFrame. It is brought to `num_proc` partitions, and rank r gets an iterator over the batches of
-        partition r (possibly none) before `args`. It need not be read to its end.
+        partition r (possibly none) before `args`. It need not be read to its end. `KeptPartitions` of a DataFrame that
+        has so many partitions already are not moved.
         """
         check_callable(fn)
+        is_kept = isinstance(rows, KeptPartitions)
+        rows = rows.frame if isinstance(rows, KeptPartitions) else rows
         if rows is not None and not hasattr(rows, "mapInArrow"):
             raise TypeError(f"rows must be a Spark DataFrame, not {type(rows).__name__}")
         self.check(num_proc)
@@ -123,7 +128,8 @@ class BarrierLauncher(Launcher):
             secrets.token_hex(16),
         )
         nothing = self._spark.range(0, num_proc, 1, num_proc)
-        collected = self._collected(side, orders, nothing if rows is None else rows.repartition(num_proc))
+        source = nothing if rows is None else rows if is_kept else rows.repartition(num_proc)
+        collected = self._collected(side, orders, source)
         if not collected and rows is not None and rows.isEmpty():
             # Spark sees beforehand that there is no row, and leaves the whole stage out.
             collected = self._collected(side, orders, nothing, without_rows=True)

@@ -2,9 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-__all__ = ["Launcher", "check_callable", "check_num_proc", "refuse_rows"]
+__all__ = ["KeptPartitions", "Launcher", "check_callable", "check_num_proc", "refuse_rows"]
+
+
+@dataclass(frozen=True)
+class KeptPartitions:
+    """Rows for ranks that stay in the partitions that they have.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        It must have as many partitions as there are ranks.
+    """
+
+    frame: Any
 
 
 class Launcher(ABC):
@@ -22,6 +36,9 @@ class Launcher(ABC):
        as before. The same launcher can run again at once.
     5. What cannot be done is refused before any rank runs `fn`; by `check` already, where the number of ranks tells.
     """
+
+    takes_rows: ClassVar[bool] = False
+    """Whether ranks run inside Spark tasks, so that `run` can give them `rows`."""
 
     @abstractmethod
     def check(self, num_proc: int) -> None:
@@ -52,7 +69,7 @@ class Launcher(ABC):
             Number of ranks, at least 1.
         args, kwargs
             The same for every rank. Each rank has its own copy, unless it runs in the caller's process.
-        rows : DataFrame, optional
+        rows : DataFrame or KeptPartitions, optional
             Only where ranks run inside Spark tasks (`BarrierLauncher`): each rank gets an iterator over its share of
             the rows, as `pyarrow.RecordBatch`, before `args`. Elsewhere it is refused.
 

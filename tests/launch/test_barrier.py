@@ -12,7 +12,14 @@ import cloudpickle
 import pytest
 
 from contracts.processes import MARK, left_behind
-from hvdspark_launch import BarrierLauncher, EnvironmentMismatch, HorovodSparkLauncher, LaunchError, TooFewSlots
+from hvdspark_launch import (
+    BarrierLauncher,
+    EnvironmentMismatch,
+    HorovodSparkLauncher,
+    KeptPartitions,
+    LaunchError,
+    TooFewSlots,
+)
 from hvdspark_launch.outcome import Outcome
 
 pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
@@ -23,6 +30,16 @@ def test_each_rank_gets_its_own_rows(spark):
     counts = BarrierLauncher(spark).run(lambda batches: sum(batch.num_rows for batch in batches), 2, rows=rows)
     assert sum(counts) == 101
     assert min(counts) > 0
+
+
+def test_partitions_stay_where_they_are_kept(spark):
+    def count(batches):
+        return sum(batch.num_rows for batch in batches)
+
+    rows = spark.range(0, 100, 1, 2).where("id < 60")
+    assert BarrierLauncher(spark).run(count, 2, rows=KeptPartitions(rows)) == [50, 10]
+    with pytest.raises(LaunchError, match="1 tasks where 2 ranks were asked for"):
+        BarrierLauncher(spark).run(count, 2, rows=KeptPartitions(spark.range(0, 100, 1, 1)))
 
 
 def test_a_rank_without_rows_runs_all_the_same(spark):
@@ -153,7 +170,7 @@ echo '{"name": "gpu", "addresses": ["0", "1"]}'
 GPU_SCRIPT = """
 import os, sys
 from pyspark.sql import SparkSession
-from hvdspark_launch import BarrierLauncher, HorovodSparkLauncher
+from hvdspark_launch import BarrierLauncher, KeptPartitions, HorovodSparkLauncher
 
 def place():
     return os.environ.get("HVDSPARK_GPU_ADDRESS"), os.environ["OMP_NUM_THREADS"]
