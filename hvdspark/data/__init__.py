@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from hvdspark.data.columns import ColumnPlan, ColumnReader, Table
 from hvdspark.data.dataset import DataSet
+from hvdspark.data.direct_plan import DirectPlan
 from hvdspark.data.distribute import list_paths
 from hvdspark.data.elements import Loader, PointLabels
 from hvdspark.data.examples import Examples, SplitTestAndTrain
 from hvdspark.data.fields import Field, Role, natural
 from hvdspark.data.file_batches import FileBatch, create_file_batches, read_file_batch
+from hvdspark.data.handover import Handover, PartitionReader
 from hvdspark.data.inspection import Inspected, Inspection, check_fields, check_problems
 from hvdspark.data.manifest import Manifest
 from hvdspark.data.multidataset import MultiDataSet
@@ -22,6 +24,7 @@ from hvdspark.data.normalisers import (
     NormalizerStandardize,
 )
 from hvdspark.data.plan import EpochPlan
+from hvdspark.data.portions import Portion, SpilledPortion, StagedPortion
 from hvdspark.data.repartition import (
     DefaultRepartitioner,
     EqualRepartitioner,
@@ -33,6 +36,7 @@ from hvdspark.data.repartition import (
 )
 from hvdspark.data.row_groups import RowGroups, StagedRowGroups
 from hvdspark.data.rows import Rows
+from hvdspark.data.schedule import Plan
 from hvdspark.data.schema import ColumnsLike, TensorColumn, plan_columns, plan_fields
 from hvdspark.data.sources import FileSource, RDDSource, Source, TableSource
 from hvdspark.data.stage import stage, stage_apart
@@ -50,12 +54,14 @@ __all__ = [
     "ColumnsLike",
     "DataSet",
     "DefaultRepartitioner",
+    "DirectPlan",
     "EpochPlan",
     "EqualRepartitioner",
     "Examples",
     "Field",
     "FileBatch",
     "FileSource",
+    "Handover",
     "ImagePreProcessingScaler",
     "Inspected",
     "Inspection",
@@ -66,7 +72,10 @@ __all__ = [
     "Normalizer",
     "NormalizerMinMaxScaler",
     "NormalizerStandardize",
+    "PartitionReader",
+    "Plan",
     "PointLabels",
+    "Portion",
     "RDDSource",
     "Repartition",
     "RepartitionStrategy",
@@ -75,7 +84,9 @@ __all__ = [
     "RowGroups",
     "Rows",
     "Source",
+    "SpilledPortion",
     "SplitTestAndTrain",
+    "StagedPortion",
     "StagedRowGroups",
     "Table",
     "TableSource",

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from hvdspark.data.fields import ROLES, Role, natural
-from hvdspark.data.plan import EpochPlan
 from hvdspark.data.row_groups import RowGroups
+from hvdspark.data.schedule import Plan
 from hvdspark.data.stream import RowStream
 from hvdspark.errors import ConfigurationError
 
@@ -90,17 +90,17 @@ class Batches:
     def __init__(
         self,
         groups: RowGroups,
-        plan: EpochPlan,
+        plan: Plan,
         rank: int,
         *,
         start_step: int = 0,
         prefetch: int = 2,
         pin_memory: bool = False,
     ) -> None:
-        if plan.rows_per_group != groups.rows_per_group:
-            raise ConfigurationError("the plan was not made from these row groups")
         if not 0 <= rank < plan.size:
             raise ConfigurationError(f"rank {rank} is not one of {plan.size} ranks")
+        if plan.groups_of(rank) != groups.rows_per_group:
+            raise ConfigurationError("the plan was not made from these row groups")
         if prefetch < 0:
             raise ConfigurationError(f"prefetch: 0 or more batches are read ahead, not {prefetch}")
         if pin_memory and not torch.cuda.is_available():
@@ -117,7 +117,7 @@ class Batches:
         return self._plan.num_steps - self._start_step
 
     @property
-    def plan(self) -> EpochPlan:
+    def plan(self) -> Plan:
         """The epoch."""
         return self._plan
 

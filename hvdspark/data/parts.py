@@ -4,24 +4,21 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hvdspark import storage
 from hvdspark.data.fields import Field
+from hvdspark.data.filling import GroupFiller, group_schema
 from hvdspark.data.inspection import Inspection
 from hvdspark.data.manifest import part_name
 from hvdspark.data.problems import Problem
 from hvdspark.data.rows import Rows
 from hvdspark.errors import StorageError
 
-__all__ = ["PartResult", "write_parts"]
-
-_MAX_GROUP_BYTES = 1 << 23  # readers hold the rows of 32 groups: images of 600 kB must not make that 5 GB
+__all__ = ["PartResult", "RowWriter", "write_parts", "write_rows"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def write_parts(source: Iterable[Rows], places: Sequence[str], partition: int, r
             stack.enter_context(contextlib.closing(_PartWriter(folder, partition, rows_per_group))) for folder in places
         ]
         try:
-            problems = _write_rows(source, writers)
+            problems = write_rows(source, writers)
             if problems:
                 return [PartResult(partition, problems=tuple(problems))]
             return [
@@ -107,7 +104,26 @@ def write_parts(source: Iterable[Rows], places: Sequence[str], partition: int, r
             return [PartResult(partition, storage_error=str(error))]
 
 
-def _write_rows(source: Iterable[Rows], writers: "Sequence[_PartWriter]") -> list[Problem]:
+class RowWriter(Protocol):
+    """Takes rows that were found good."""
+
+    def add(self, fields: tuple[Field, ...], arrays: Sequence[NDArray[Any]]) -> None:
+        """Take some rows, of the same fields each time: `[n, *field.shape]` arrays, which are not kept."""
+        ...
+
+
+def write_rows(source: Iterable[Rows], writers: Sequence[RowWriter]) -> list[Problem]:
+    """Give the rows of a partition to writers, and return what is wrong with them, counted over all of them.
+
+    After the first bad row no writer is given anything more.
+
+    Parameters
+    ----------
+    source
+        The rows.
+    writers
+        One for all rows; or two where rows carry flags: for those to train on, and for those held back.
+    """
     inspection = Inspection()
     for rows in inspection.passing(source):
         for writer, arrays in zip(writers, _shared_out(rows, len(writers)), strict=True):
@@ -132,7 +148,8 @@ class _PartWriter:
         self._name = part_name(partition)
         self._most_rows = rows_per_group
         self._file: storage.AtomicWriter | None = None
-        self._groups: _GroupWriter | None = None
+        self._groups: GroupFiller | None = None
+        self._parquet: Any = None
         self._partition = partition
 
     def add(self, fields: tuple[Field, ...], arrays: Sequence[NDArray[Any]]) -> None:
@@ -143,13 +160,19 @@ class _PartWriter:
             if subfolder:
                 storage.make_folder(storage.join(self._folder, subfolder))
             self._file = storage.AtomicWriter(storage.join(self._folder, self._name))
-            self._groups = _GroupWriter(self._file, fields, self._most_rows)
+            # Dictionaries and statistics cost time and help nobody: floats hardly repeat, and rows are never filtered.
+            # Uncompressed, for a row group is decoded by every rank in every epoch.
+            self._parquet = pq.ParquetWriter(
+                self._file, group_schema(fields), compression="none", use_dictionary=False, write_statistics=False
+            )
+            self._groups = GroupFiller(fields, self._most_rows, self._parquet.write_batch)
         self._groups.add(arrays)
 
     def commit(self) -> PartResult | None:
         if self._file is None or self._groups is None:
             return None
         self._groups.finish()
+        self._parquet.close()
         self._file.commit()
         return PartResult(
             self._partition,
@@ -161,70 +184,8 @@ class _PartWriter:
         )
 
     def close(self) -> None:
-        if self._groups is not None:
-            self._groups.close()
+        if self._parquet is not None:
+            # An unfinished writer would write the file's end when it is collected, into a file that is gone by then.
+            self._parquet.is_open = False
         if self._file is not None:
             self._file.close()
-
-
-class _GroupWriter:
-    """Fills row groups of equal size across the arrays it is given; owns its buffers and the Parquet writer."""
-
-    def __init__(self, file: storage.AtomicWriter, fields: tuple[Field, ...], most_rows: int) -> None:
-        self.rows_per_group: list[int] = []
-        self.fields = fields
-        row_bytes = sum(np.dtype(field.dtype).itemsize * field.num_values for field in fields)
-        rows = min(most_rows, max(1, _MAX_GROUP_BYTES // row_bytes))
-        self._buffers = [np.empty((rows, *field.shape), field.dtype) for field in fields]
-        self._filled = 0
-        self._schema = pa.schema([pa.field(field.key, _arrow_type(field), nullable=False) for field in fields])
-        # Dictionaries and statistics cost time and help nobody: floats hardly repeat, and rows are never filtered.
-        # Uncompressed, for a row group is decoded by every rank in every epoch.
-        self._writer = pq.ParquetWriter(
-            file, self._schema, compression="none", use_dictionary=False, write_statistics=False
-        )
-
-    def add(self, arrays: Sequence[NDArray[Any]]) -> None:
-        start, stop, size = 0, len(arrays[0]), len(self._buffers[0])
-        while start < stop:
-            count = min(size - self._filled, stop - start)
-            for buffer, array in zip(self._buffers, arrays, strict=True):
-                buffer[self._filled : self._filled + count] = array[start : start + count]
-            self._filled += count
-            start += count
-            if self._filled == size:
-                self._flush()
-
-    def finish(self) -> None:
-        """Write the last, shorter group and the file's end."""
-        if self._filled:
-            self._flush()
-        self._writer.close()
-
-    def close(self) -> None:
-        # An unfinished writer would write the file's end when it is collected, into a file that is gone by then.
-        self._writer.is_open = False
-
-    def _flush(self) -> None:
-        arrays = [
-            _to_arrow(buffer[: self._filled], field.type)
-            for buffer, field in zip(self._buffers, self._schema, strict=True)
-        ]
-        self._writer.write_table(pa.table(arrays, schema=self._schema), row_group_size=self._filled)
-        self.rows_per_group.append(self._filled)
-        self._filled = 0
-
-
-def _arrow_type(field: Field) -> Any:
-    # A row's numbers as one value of so many bytes: lists cost a reader two levels for each number. Booleans as bytes:
-    # Arrow's own are bits, which numpy has no view of.
-    if field.shape:
-        return pa.binary(np.dtype(field.dtype).itemsize * field.num_values)
-    return pa.uint8() if field.dtype == "bool" else pa.from_numpy_dtype(np.dtype(field.dtype))
-
-
-def _to_arrow(array: NDArray[Any], arrow_type: Any) -> Any:
-    values = array.view(np.uint8) if array.dtype == np.bool_ else array
-    if array.ndim == 1:
-        return pa.array(values)
-    return pa.Array.from_buffers(arrow_type, len(values), [None, pa.py_buffer(values)])

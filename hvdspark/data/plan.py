@@ -21,8 +21,9 @@ that fill none are left out: fewer than ``size * batch_size``, others in each ep
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hvdspark.data.schedule import Plan
 from hvdspark.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _GROUPS, _ROWS = 0, 1  # what a stream of random numbers is for: no two purposes
 
 
 @dataclass(frozen=True)
-class EpochPlan:
+class EpochPlan(Plan):
     """The order of one epoch, cut into steps and ranks. A value: equal arguments give equal plans on every host.
 
     Parameters
@@ -106,6 +107,11 @@ class EpochPlan:
         """Steps of an epoch: the same on all ranks."""
         return -(-self.num_examples // (self.size * self.batch_size))
 
+    def groups_of(self, rank: int) -> tuple[int, ...]:
+        """Return the rows of each row group: all ranks read from the same ones."""
+        del rank
+        return self.rows_per_group
+
     def total_examples(self, step: int) -> int:
         """Return how many rows all ranks take together in a step."""
         start, stop = self._step_range(step)
@@ -124,9 +130,12 @@ class EpochPlan:
         list of (group, rows)
             `rows` is `[k] int64`, indices inside that row group, not to be written to. Empty where the rank takes none.
         """
+        return self.rows_between(*self._piece_range(rank, step))
+
+    def rows_between(self, start: int, stop: int) -> "list[tuple[int, NDArray[np.int64]]]":
+        """Return a stretch of the epoch's order, in the form of `pieces`."""
         import numpy as np
 
-        start, stop = self._piece_range(rank, step)
         pieces = []
         block = int(np.searchsorted(self._block_ends, start, side="right"))
         while start < stop:
@@ -142,7 +151,7 @@ class EpochPlan:
             block += 1
         return pieces
 
-    def facts(self) -> dict[str, int | bool]:
+    def facts(self) -> dict[str, Any]:
         """Return what tells this plan from others, as plain values: what a position in it is kept with."""
         names = ("size", "batch_size", "seed", "epoch", "shuffle", "drop_last", "num_rows")
         told = {name: getattr(self, name) for name in names}

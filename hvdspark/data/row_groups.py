@@ -20,7 +20,7 @@ from hvdspark.data.manifest import Manifest, StagedFile
 from hvdspark.data.plan import GROUPS_PER_BLOCK
 from hvdspark.errors import StorageError
 
-__all__ = ["GroupReader", "RowGroups", "StagedRowGroups"]
+__all__ = ["GroupReader", "RowGroups", "StagedRowGroups", "decode_column"]
 
 _MAX_FILES = GROUPS_PER_BLOCK
 
@@ -115,7 +115,7 @@ class _StagedReader:
             # One thread: the machine's other cores belong to the other ranks and to the training itself.
             fields = self._manifest.fields
             table = self._open(file).read_row_group(index, columns=[field.key for field in fields], use_threads=False)
-            return [_decode(table.column(field.key), field, rows) for field in fields]
+            return [decode_column(table.column(field.key), field, rows) for field in fields]
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             if isinstance(error, StorageError):
                 raise
@@ -151,7 +151,8 @@ def _check(path: str, file: StagedFile) -> None:
         _checked.add((path, file.checksum))
 
 
-def _decode(column: Any, field: Field, rows: int) -> NDArray[Any]:
+def decode_column(column: Any, field: Field, rows: int) -> NDArray[Any]:
+    """Return the `[rows, *field.shape]` array of a field's Arrow column, without a copy where it is in one piece."""
     array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
     decoded: NDArray[Any]
     if field.shape:
@@ -164,6 +165,7 @@ def _decode(column: Any, field: Field, rows: int) -> NDArray[Any]:
         decoded = array.to_numpy(zero_copy_only=True)
         if field.dtype == "bool":
             decoded = decoded.view(np.bool_)
+    decoded.flags.writeable = False
     if decoded.dtype != field.dtype:
         raise ValueError(f"column {field.key} is {decoded.dtype}, the manifest says {field.dtype}")
     return decoded.reshape(rows, *field.shape)

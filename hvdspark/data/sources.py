@@ -1,6 +1,7 @@
 """Where rows come from: tables, RDDs and files. All end in the same writer, with the same checks."""
 
 import abc
+import copy
 import functools
 import hashlib
 import json
@@ -12,6 +13,8 @@ from hvdspark import storage
 from hvdspark.data.columns import ColumnPlan, Table
 from hvdspark.data.elements import Loader, PointLabels, element_rows, file_rows
 from hvdspark.data.fields import Role
+from hvdspark.data.handover import Handover, PartitionReader
+from hvdspark.data.packing import COLUMN, pack, unpack
 from hvdspark.data.rows import Rows
 from hvdspark.errors import StorageError
 
@@ -55,6 +58,16 @@ class Source(abc.ABC):
         """Run a task on every partition, and return what they returned."""
 
     @abc.abstractmethod
+    def hand_over(self, num_partitions: int) -> Handover:
+        """Return the source as a DataFrame whose partitions ranks read themselves.
+
+        Parameters
+        ----------
+        num_partitions
+            How many ranks there are. A source that is free to choose has so many partitions; others keep theirs.
+        """
+
+    @abc.abstractmethod
     def identity(self) -> str | None:
         """Return what the rows are made from, as a hash; None where that cannot be told."""
 
@@ -90,6 +103,13 @@ class TableSource(Source):
         frame, plan = self.table
         return _map_in_arrow(frame.select(*plan.select()), functools.partial(_run_on_batches, task, plan))
 
+    def hand_over(self, num_partitions: int) -> Handover:
+        """Return the columns that are wanted, in the DataFrame's own partitions."""
+        del num_partitions
+        frame, plan = self.table
+        reader = PartitionReader(plan.rows, self.name, self.noun, self.has_flags)
+        return Handover(frame.select(*plan.select()), reader)
+
     def identity(self) -> str | None:
         """Hash the session, the query plan, the versions of the files that it reads, and what columns become."""
         frame, plan = self.table
@@ -121,11 +141,23 @@ class RDDSource(Source):
         self._spark = spark
         self._convert = functools.partial(element_rows, loader=loader, points=points)
         self._loader, self._points = loader, points or ""
+        self._origin = f"{rdd.id()}"
 
     @property
     def spark(self) -> "SparkSession":
         """The session it was given with."""
         return self._spark
+
+    @property
+    def rdd(self) -> "RDD[Any]":
+        """The RDD."""
+        return self._rdd
+
+    def laid_out(self, rdd: "RDD[Any]", layout: str) -> "RDDSource":
+        """Return a source of the same elements in other partitions; `layout` says in which, for `identity`."""
+        source = copy.copy(self)
+        source._rdd, source._origin = rdd, f"{self._origin} {layout}"
+        return source
 
     def run(self, task: Task) -> list[str]:
         """Run a task on every partition of the RDD."""
@@ -136,9 +168,17 @@ class RDDSource(Source):
 
         return list(self._rdd.mapPartitionsWithIndex(work).collect())
 
+    def hand_over(self, num_partitions: int) -> Handover:
+        """Return the elements as packed rows, converted where they lie, in the RDD's own partitions."""
+        del num_partitions
+        convert = self._convert
+        packed = self._rdd.mapPartitions(lambda elements: ((message,) for message in pack(convert(elements))))
+        frame = self._spark.createDataFrame(packed, f"{COLUMN} binary")
+        return Handover(frame, PartitionReader(unpack, self.name))
+
     def identity(self) -> str | None:
         """Hash the session and the number that the RDD has in it."""
-        return _hash("rdd", _session_name(self._spark), self._rdd.id(), _code(self._loader), self._points)
+        return _hash("rdd", _session_name(self._spark), self._origin, _code(self._loader), self._points)
 
 
 class FileSource(Source):
@@ -172,6 +212,11 @@ class FileSource(Source):
         numbers = self._spark.range(0, len(self._paths), 1, min(len(self._paths), _num_partitions(self._spark)))
         return _map_in_arrow(numbers, functools.partial(_run_on_files, task, self._paths, self._loader))
 
+    def hand_over(self, num_partitions: int) -> Handover:
+        """Return the numbers of the files, consecutive ones in a partition; ranks load the files."""
+        numbers = self._spark.range(0, len(self._paths), 1, num_partitions)
+        return Handover(numbers, PartitionReader(functools.partial(_read_files, self._paths, self._loader), self.name))
+
     def identity(self) -> str | None:
         """Hash the names, sizes and times of the files, and the loader."""
         return _hash("files", _versions(self._paths), _code(self._loader))
@@ -184,8 +229,12 @@ def _run_on_batches(task: Task, plan: ColumnPlan, batches: "Iterable[pa.RecordBa
 def _run_on_files(
     task: Task, paths: list[str], loader: Loader | None, batches: "Iterable[pa.RecordBatch]", partition: int
 ) -> list[str]:
+    return task(_read_files(paths, loader, batches), partition)
+
+
+def _read_files(paths: list[str], loader: Loader | None, batches: "Iterable[pa.RecordBatch]") -> Iterator[Rows]:
     mine = (paths[number] for batch in batches for number in batch.column(0).to_pylist())
-    return task(file_rows(mine, loader), partition)
+    return file_rows(mine, loader)
 
 
 def _map_in_arrow(frame: Any, work: "Callable[[Iterable[pa.RecordBatch], int], list[str]]") -> list[str]:

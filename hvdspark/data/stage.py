@@ -13,11 +13,11 @@ import os
 from collections.abc import Iterable
 
 from hvdspark import storage
-from hvdspark.data.inspection import Inspected, check_fields, check_problems
 from hvdspark.data.manifest import MANIFEST_NAME, Manifest, StagedFile, part_number
 from hvdspark.data.parts import PartResult, write_parts
 from hvdspark.data.rows import Rows
 from hvdspark.data.sources import Source
+from hvdspark.data.verdict import check_parts
 from hvdspark.data.workers import use_driver_python, workers_explained
 from hvdspark.errors import ConfigurationError, DataError, StorageError
 
@@ -135,20 +135,10 @@ def _write(places: list[str], rows_per_group: int, rows: Iterable[Rows], partiti
 
 
 def _combine(source: Source, results: list[PartResult], identity: str, num_places: int) -> list[Manifest]:
-    failed = next((result for result in results if result.storage_error), None)
-    if failed is not None:
-        raise StorageError(f"partition {failed.partition} was not written: {failed.storage_error}")
-    inspected = [Inspected(each.partition, each.num_rows, each.fields, each.problems) for each in results]
-    check_problems(inspected, source.noun)
-    if not results:
-        raise DataError(f"{source.name} is empty: there is no row to train on. Look at the filters and joins before it")
-    check_fields(inspected, source.noun)
+    check_parts(results, source.name, source.noun, num_places)
     manifests = []
     for place in range(num_places):
         found = [result for result in results if result.place == place]
-        if not found:
-            why = "false: no row is left to train on" if place == 0 else "true: no row is left to validate with"
-            raise DataError(f"the validation column of {source.name} is never {why}")
         files = tuple(StagedFile(r.file, r.rows_per_group, r.num_bytes, r.checksum) for r in found)
         manifests.append(Manifest(results[0].fields, files, identity))
     return manifests

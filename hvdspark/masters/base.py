@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from hvdspark import storage
-from hvdspark.config import Configuration
 from hvdspark.data import Source
 from hvdspark.errors import ConfigurationError, RankMismatch
+from hvdspark.masters.data_options import DataOptions
 from hvdspark.masters.placement import LAUNCHERS, choose_launcher, open_run_directory
 from hvdspark.masters.progress import ProgressBar
 from hvdspark.masters.resume import (
@@ -26,7 +26,7 @@ from hvdspark.masters.resume import (
     weight_options,
 )
 from hvdspark.masters.retries import run_to_the_end
-from hvdspark.masters.staging import StagedData, check_alike, staged
+from hvdspark.masters.staging import StagedData, check_alike
 from hvdspark.masters.workers import count_workers
 from hvdspark.network import Network
 from hvdspark.stats import DriverTimes, RankStats, TrainingStats, read_traces
@@ -53,8 +53,10 @@ _LOG = logging.getLogger(__name__)
 _GC_MS = 5000
 
 
-class TrainingMaster(Configuration, abc.ABC):
+class TrainingMaster(DataOptions, abc.ABC):
     """How a network is trained on a cluster. Abstract; its options are those of every master.
+
+    Those that are about data (`rdd_training_approach`, `export_directory` ...) stand in `DataOptions`.
 
     Parameters
     ----------
@@ -71,18 +73,8 @@ class TrainingMaster(Configuration, abc.ABC):
         What carries the messages between ranks: Horovod, or PyTorch's own Gloo.
     launcher : {"barrier", "horovod_spark", "local"} or Launcher
         What starts the ranks: one Spark barrier stage, `horovod.spark.run`, or processes of this host (for tests).
-    export_directory : str, optional
-        Path or URL under which data are staged. They stay there, and a later fit on the same data, columns and options
-        in the same session uses them again. None: in the run directory, from which they are removed after the fit. What
-        Spark reads from anything but files (JDBC, say) may change unnoticed: give each state of it a directory.
     worker_prefetch_num_batches : int
         Batches that a rank reads ahead.
-    shuffle : bool
-        Train on the examples in another order in each epoch; False: in the order in which they are stored, always.
-    drop_last : bool
-        Leave out the examples at the end of an epoch's order that fill no whole step of all ranks, fewer than
-        `batch_size_per_worker` times the ranks: for modules that need more than one row a batch, as batch normalisation
-        does. The result says how many. Validation data are never left out.
     rng_seed : int, optional
         Decides the order of examples and the ranks' random numbers. None: drawn, and recorded in the result.
     buffers : {"mean", "local"}
@@ -119,10 +111,7 @@ class TrainingMaster(Configuration, abc.ABC):
     workers_per_node: int = -1
     transport: str = "horovod"
     launcher: str | Launcher = "barrier"
-    export_directory: str | None = None
     worker_prefetch_num_batches: int = Field(default=2, ge=0)
-    shuffle: bool = True
-    drop_last: bool = False
     rng_seed: int | None = Field(default=None, ge=0, lt=2**63)
     buffers: Literal["mean", "local"] = "mean"
     collect_training_stats: bool = False
@@ -159,6 +148,15 @@ class TrainingMaster(Configuration, abc.ABC):
         if isinstance(value, str) and value not in LAUNCHERS:
             raise ValueError(f"one of {LAUNCHERS} or a Launcher is needed")
         return value
+
+    @model_validator(mode="after")
+    def _check_approach(self) -> Self:
+        if self.rdd_training_approach == "direct" and self.launcher in ("horovod_spark", "local"):
+            raise ValueError(
+                f'rdd_training_approach="direct" cannot act with launcher="{self.launcher}", whose ranks are no Spark '
+                'tasks and have no partition: use launcher="barrier"'
+            )
+        return self
 
     @field_serializer("launcher")
     def _write_launcher(self, value: str | Launcher) -> str:
@@ -257,6 +255,7 @@ class TrainingMaster(Configuration, abc.ABC):
         for source in (train, validation):
             network.check_roles((source and source.roles) or ())
         launcher = choose_launcher(self.launcher, spark, self.device)
+        self._check_rows(launcher, train, self.batch_size_per_worker)
         num_workers = self.num_workers or count_workers(spark, launcher, self.workers_per_node, self.device)
         launcher.check(num_workers)
         seed = choose_seed(self.rng_seed, found)
@@ -264,7 +263,7 @@ class TrainingMaster(Configuration, abc.ABC):
         found = matching(found, facts, epochs)
         driver.lap("checks")
         with open_run_directory(spark, run_directory) as directory:
-            with staged(train, validation, directory, self.export_directory) as data:
+            with self._rows(train, validation, directory, num_workers, self.batch_size_per_worker) as data:
                 network.check_roles([field.role for field in data.fields])
                 facts |= facts_of_data(data)
                 job = self._job(network, data, epochs, directory, seed, facts, matching(found, facts, epochs))
@@ -273,7 +272,9 @@ class TrainingMaster(Configuration, abc.ABC):
                 driver.lap("staging")
                 _LOG.info("training %d parameters on %d ranks", network.num_parameters, num_workers)
                 with ProgressBar(directory, epochs):
-                    reports = run_to_the_end(launcher, num_workers, job, self.max_failures, lap=driver.lap)
+                    reports = run_to_the_end(
+                        launcher, num_workers, job, self.max_failures, lap=driver.lap, rows=data.rows
+                    )
             driver.lap("ranks")
             _check_agreement(reports)
             weights, _ = storage.read_tensors(storage.join(directory, WEIGHTS_FILE), framework="torch")
@@ -317,6 +318,7 @@ class TrainingMaster(Configuration, abc.ABC):
             facts=facts,
             resume=resume,
             collect_stats=self.collect_training_stats,
+            reader=data.reader,
         )
 
     def _result(

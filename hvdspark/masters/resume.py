@@ -112,7 +112,14 @@ def facts_of(network: Network, num_workers: int, seed: int, options: Mapping[str
 
 
 def facts_of_data(data: StagedData) -> dict[str, Any]:
-    """Return the same of the data: fingerprints of the rows and the order in which they are stored."""
+    """Return the same of the data: fingerprints of the rows and the order in which they are stored.
+
+    Of partitions that ranks read themselves, only they can tell: they add it (`compare_resumed`).
+    """
+    if data.train is None and data.validation is None:
+        return {}
+    if data.train is None:
+        return {"validation": Manifest.read(str(data.validation)).fingerprint}
     return {
         "train": Manifest.read(data.train).fingerprint,
         "validation": Manifest.read(data.validation).fingerprint if data.validation else None,
@@ -160,10 +167,9 @@ def _told(name: str, before: Any, now: Any) -> str:
 
 def weight_options(master: Any, sharing: Any) -> dict[str, Any]:
     """Return the options of a master that decide about the weights, by name."""
-    names = {field.name for field in dataclasses.fields(sharing)} | {
-        "batch_size_per_worker",
-        "buffers",
-        "drop_last",
-        "shuffle",
-    }
-    return {"training_master": type(master).__name__, **master.model_dump(mode="json", include=names)}
+    acting = {"batch_size_per_worker", "buffers", "drop_last", "shuffle"}
+    names = {field.name for field in dataclasses.fields(sharing)} | acting
+    options = {"training_master": type(master).__name__, **master.model_dump(mode="json", include=names)}
+    if master.rdd_training_approach == "direct":  # not said of "export": checkpoints of earlier versions do not say it
+        options["rdd_training_approach"] = "direct"
+    return options

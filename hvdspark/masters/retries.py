@@ -9,9 +9,18 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
-from hvdspark.errors import LaunchError, PeerFailed, RankFailed, StartTimeout, TooFewSlots
-from hvdspark.training import Failure, Job, RankReport, find_checkpoints, work
+from hvdspark.errors import (
+    ConfigurationError,
+    DataError,
+    LaunchError,
+    PeerFailed,
+    RankFailed,
+    StartTimeout,
+    TooFewSlots,
+)
+from hvdspark.training import CheckpointManifest, Failure, Job, RankReport, find_checkpoints, work, work_on_partition
 from hvdspark_launch import Launcher
 
 __all__ = ["run_to_the_end"]
@@ -27,6 +36,7 @@ def run_to_the_end(
     max_failures: int,
     sleep: Callable[[float], None] = time.sleep,
     lap: Callable[[str], None] | None = None,
+    rows: Any = None,
 ) -> list[RankReport]:
     """Run a job on all ranks; where some are lost, again from the last checkpoint, or from the start without one.
 
@@ -44,17 +54,26 @@ def run_to_the_end(
         Waits so many seconds before a further attempt, longer each time: what was lost may need time to come back.
     lap : callable, optional
         Told "lost attempt" after each, that wait included.
+    rows : KeptPartitions, optional
+        What the ranks read themselves. Every attempt reads it anew: Spark computes again what it does not hold.
 
     Raises
     ------
+    DataError, ConfigurationError
+        Where ranks refused the rows that they have read themselves.
     LaunchError
         Where it was the user's own exception or option, or ranks were lost once too often.
     """
     attempt = 1
     while True:
         try:
-            return launcher.run(work, num_workers, args=(job,))
+            if rows is None:
+                return launcher.run(work, num_workers, args=(job,))
+            return launcher.run(work_on_partition, num_workers, args=(job,), rows=rows)
         except LaunchError as error:
+            if rows is not None and isinstance(error.__cause__, DataError | ConfigurationError):
+                # What the driver would say of staged rows: it is about the source, not about a rank.
+                raise type(error.__cause__)(str(error.__cause__)) from error
             failure = _failure(error, attempt)
             if failure is None:
                 raise
@@ -62,7 +81,7 @@ def run_to_the_end(
                 error.add_note(f"max_failures={max_failures}: this was attempt {attempt}, and the last")
                 raise
         # Not what a run has left there that `fit(resume=True)` has passed over.
-        found = tuple(each for each in find_checkpoints(job.run_directory) if each.facts == job.facts)
+        found = tuple(each for each in find_checkpoints(job.run_directory) if _is_of(each, job))
         _LOG.warning(
             "attempt %d of %d ended, for rank %d on %s was lost (%s): the ranks start again from %s",
             attempt, max_failures + 1, failure.rank, failure.host, failure.cause,
@@ -73,6 +92,11 @@ def run_to_the_end(
             lap("lost attempt")
         job = dataclasses.replace(job, resume=found, failure=failure)
         attempt += 1
+
+
+def _is_of(checkpoint: CheckpointManifest, job: Job) -> bool:
+    """Tell whether a checkpoint is one of this job; ranks that read partitions themselves add facts of their rows."""
+    return all(name in checkpoint.facts and checkpoint.facts[name] == value for name, value in job.facts.items())
 
 
 def _failure(error: LaunchError, attempt: int) -> Failure | None:

@@ -9,9 +9,12 @@ import secrets
 from collections.abc import Iterator
 
 from hvdspark import storage
-from hvdspark.data import Field, Manifest, Source, TableSource, stage, stage_apart
+from hvdspark.data import Field, Manifest, PartitionReader, Source, TableSource, stage, stage_apart
+from hvdspark.data.verdict import check_same_fields
 from hvdspark.errors import DataError, StorageError
+from hvdspark.masters.layout import Layout
 from hvdspark.masters.placement import absolute
+from hvdspark_launch import KeptPartitions
 
 __all__ = ["StagedData", "check_alike", "staged"]
 
@@ -26,14 +29,20 @@ class StagedData:
     Parameters
     ----------
     train, validation : str
-        Folders of staged data; the second may be None.
+        Folders of staged data; the second may be None, and the first is where ranks get partitions of their own.
     fields : tuple of Field
-        What a row of the training data consists of.
+        What a row of the training data consists of; empty where only the ranks know.
+    rows : KeptPartitions, optional
+        Partitions for the ranks.
+    reader : PartitionReader, optional
+        Makes rows of them.
     """
 
-    train: str
+    train: str | None
     validation: str | None
-    fields: tuple[Field, ...]
+    fields: tuple[Field, ...] = ()
+    rows: KeptPartitions | None = None
+    reader: PartitionReader | None = None
 
 
 def check_alike(train: Source, validation: Source) -> None:
@@ -82,13 +91,42 @@ def staged(
         storage.remove_tree(parent)
 
 
+@contextlib.contextmanager
+def handed_over(
+    train: Source, validation: Source | None, run_directory: str, num_workers: int, layout: Layout
+) -> Iterator[StagedData]:
+    """Make a source ready for the ranks to read their own partitions of; validation data of their own are staged.
+
+    Parameters
+    ----------
+    train, validation : Source
+        Where rows come from; the second may be None, also where the first holds rows back for validation.
+    run_directory : str
+        Validation data lie there for the length of the block.
+    num_workers : int
+        How many ranks there are.
+    layout : Layout
+        Who gets which rows of a DataFrame, and how long Spark holds them.
+    """
+    with contextlib.ExitStack() as stack:
+        place = None
+        if validation is not None:
+            data = stack.enter_context(staged(validation, None, run_directory, None))
+            place = data.train
+        handover = train.hand_over(num_workers)
+        frame = handover.frame
+        if isinstance(train, TableSource):
+            frame = stack.enter_context(layout.of_frame(frame, num_workers))
+        yield StagedData(None, place, rows=KeptPartitions(frame), reader=handover.reader)
+
+
 def _stage_all(train: Source, validation: Source | None, parent: str, *, keep: bool) -> StagedData:
     manifests, places = _stage_one(train, parent, "train", keep=keep)
     if validation is not None:
         more, place = _stage_one(validation, parent, "validation", keep=keep)
         manifests, places = manifests + more, places + place
     if len(manifests) > 1:
-        _check_same_fields(manifests[0], manifests[1])
+        check_same_fields(manifests[0].fields, manifests[1].fields)
     return StagedData(places[0], places[1] if len(places) > 1 else None, manifests[0].fields)
 
 
@@ -124,16 +162,3 @@ def _find(places: list[str], identity: str) -> list[Manifest] | None:
             return None
         found.append(manifest)
     return found
-
-
-def _check_same_fields(train: Manifest, validation: Manifest) -> None:
-    for role in ("feature", "label"):
-        ours, theirs = train.of(role), validation.of(role)
-        if len(ours) != len(theirs):
-            raise DataError(f"validation data have {len(theirs)} {role} arrays a row, training data {len(ours)}")
-        for one, other in zip(ours, theirs, strict=True):
-            if (one.shape, one.dtype) != (other.shape, other.dtype):
-                raise DataError(
-                    f"{other.name!r} of the validation data is {list(other.shape)} {other.dtype} a row, {one.name!r} "
-                    f"of the training data {list(one.shape)} {one.dtype}: give both the same"
-                )

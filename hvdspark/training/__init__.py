@@ -6,9 +6,10 @@ from hvdspark.training.hooks import Moment, TrainingHook, TrainingListener
 from hvdspark.training.job import Failure, Job, RankReport
 from hvdspark.training.result import TrainingResult
 from hvdspark.training.sharing import AveragingOptions, Sharing, SharingOptions
-from hvdspark.training.worker import work
+from hvdspark.training.worker import work, work_on_partition
 
 __all__ = [
     "AveragingOptions", "Checkpoint", "CheckpointManifest", "EarlyStopping", "Failure", "Job", "Moment", "RankReport",
     "Sharing", "SharingOptions", "TrainingHook", "TrainingListener", "TrainingResult", "find_checkpoints", "work",
+    "work_on_partition",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from hvdspark.data import PartitionReader
 from hvdspark.network import Network
 from hvdspark.training.checkpoint import Checkpoint, CheckpointManifest
 from hvdspark.training.early_stopping import EarlyStopping
@@ -46,7 +47,9 @@ class Job:
     network : Network
         What is trained. Rank 0's weights count.
     train_directory, validation_directory : str
-        Staged data (path or URL); the second may be None.
+        Staged data (path or URL). The second may be None; the first is where ranks are given their own partitions.
+    reader : PartitionReader, optional
+        Makes rows of a rank's own partition, which `work_on_partition` is given; None: data are staged.
     run_directory : str
         Where events go, and the trained weights.
     epochs : int
@@ -92,7 +95,7 @@ class Job:
     """
 
     network: Network
-    train_directory: str
+    train_directory: str | None
     validation_directory: str | None
     run_directory: str
     epochs: int
@@ -116,6 +119,7 @@ class Job:
     failure: Failure | None = None
     collect_stats: bool = False
     early_stopping: EarlyStopping | None = None
+    reader: PartitionReader | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hvdspark.codec import EncodingRecord
 from hvdspark.collectives import Collective
-from hvdspark.data import Batch, Batches, EpochPlan, Manifest, StagedRowGroups
+from hvdspark.data import Batch, Batches, Plan, Portion
 from hvdspark.errors import ConfigurationError, ModelError
 from hvdspark.events import EventLog
 from hvdspark.sync import Synchroniser, mean_buffers_
@@ -47,9 +47,22 @@ class Trainer:
         Where this rank computes.
     num_threads : int
         Threads of the codec.
+    train : Portion
+        What to train on.
+    validation : Portion, optional
+        What to score after each epoch.
     """
 
-    def __init__(self, job: Job, world: Collective, events: EventLog, device: torch.device, num_threads: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        world: Collective,
+        events: EventLog,
+        device: torch.device,
+        num_threads: int,
+        train: Portion,
+        validation: Portion | None,
+    ) -> None:
         self._job = job
         self._world = world
         self._events = events
@@ -62,9 +75,9 @@ class Trainer:
             job.network.loss.to(device)  # it may hold the weights of classes
         self._optimizer = self._synchroniser(num_threads)
         self._scheduler = self._make_scheduler()
-        self._train = Manifest.read(job.train_directory)
-        job.network.check_roles([field.role for field in self._train.fields])
-        self._validation = Manifest.read(job.validation_directory) if job.validation_directory else None
+        self._train = train
+        job.network.check_roles([field.role for field in train.groups.fields])
+        self._validation = validation
         self._checkpoints = Checkpointer(
             job, world, events, Trained(self._module, self._optimizer, self._scheduler, device)
         )
@@ -173,12 +186,7 @@ class Trainer:
         begin = time.perf_counter()
         self._module.train()
         batches = self._batches(
-            self._job.train_directory,
-            self._train,
-            epoch=epoch,
-            shuffle=self._job.shuffle,
-            drop_last=self._job.drop_last,
-            start_step=start_step,
+            self._train, epoch=epoch, shuffle=self._job.shuffle, drop_last=self._job.drop_last, start_step=start_step
         )
         self._tell("on_epoch_start", epoch)
         loss_sum = torch.tensor(loss_so_far, dtype=torch.float64)
@@ -220,17 +228,9 @@ class Trainer:
                     getattr(each, what)(moment)
 
     def _batches(
-        self,
-        directory: str,
-        manifest: Manifest,
-        *,
-        epoch: int,
-        shuffle: bool,
-        drop_last: bool = False,
-        start_step: int = 0,
+        self, data: Portion, *, epoch: int, shuffle: bool, drop_last: bool = False, start_step: int = 0
     ) -> Batches:
-        plan = EpochPlan(
-            rows_per_group=manifest.rows_per_group,
+        plan = data.plan(
             size=self._world.size,
             batch_size=self._job.batch_size,
             seed=self._job.seed,
@@ -238,9 +238,8 @@ class Trainer:
             shuffle=shuffle,
             drop_last=drop_last,
         )
-        groups = StagedRowGroups(directory, manifest)
         return Batches(
-            groups,
+            data.groups,
             plan,
             self._world.rank,
             start_step=start_step,
@@ -296,10 +295,9 @@ class Trainer:
         labels, mask, weights = move(batch.labels), move(batch.labels_mask), move(batch.weights)
         return self._network.score(output, labels, labels_mask=mask, weights=weights)
 
-    def _validate(self, manifest: Manifest) -> float:
+    def _validate(self, data: Portion) -> float:
         self._module.eval()
-        assert self._job.validation_directory is not None
-        batches = self._batches(self._job.validation_directory, manifest, epoch=0, shuffle=False)
+        batches = self._batches(data, epoch=0, shuffle=False)
         loss_sum = torch.zeros((), dtype=torch.float64)
         with torch.no_grad():  # not inference_mode: a module may keep a tensor of this pass for the next training pass
             for batch in batches:
@@ -307,10 +305,11 @@ class Trainer:
                     loss_sum += self._loss(batch).cpu() * batch.examples
         return self._mean_over_ranks(loss_sum, batches.plan)
 
-    def _mean_over_ranks(self, loss_sum: torch.Tensor, plan: EpochPlan) -> float:
+    def _mean_over_ranks(self, loss_sum: torch.Tensor, plan: Plan) -> float:
         total = np.array([loss_sum.item()], np.float64)
         self._world.allreduce_(total)
-        return float(total[0]) / plan.num_examples
+        mean: float = float(total[0]) / plan.num_examples
+        return mean
 
     def _progress(self, epoch: int, taken: int, num_steps: int) -> None:
         now = time.monotonic()

@@ -84,7 +84,7 @@ def make_job(staged, run_directory, **options):
     return Job(
         **{
             "network": make_network(),
-            "train_directory": str(staged),
+            "train_directory": None if staged is None else str(staged),
             "validation_directory": None,
             "run_directory": str(run_directory),
             "epochs": EPOCHS,

@@ -39,6 +39,11 @@ if __name__ == "__main__":
     scores = [row.score for row in model.score_examples(table).collect()]
     model.default_evaluation_workers = 1
     print("scores", len(scores), abs(np.mean(scores) - model.calculate_score(table)) < 1e-6, flush=True)
+    master = SharedTrainingMaster(batch_size_per_worker=16, num_workers=2, rdd_training_approach="direct")
+    direct = SparkMultiLayer(spark, network, master).fit(table, run_directory=sys.argv[1])
+    print("direct", sum(rank.examples for rank in direct.stats.ranks), flush=True)
+    counted = SparkMultiLayer(spark, network, master.replaced(repartition="never"))
+    refused(ConfigurationError, lambda: counted.fit(table, run_directory=sys.argv[1]))
     refused(ConfigurationError, lambda: model.fit(table))
     refused(RankFailed, lambda: BarrierLauncher(spark).run(fail, 2))
     refused(StartTimeout, lambda: BarrierLauncher(spark, start_timeout_s=4).run(len, 5))
@@ -68,6 +73,8 @@ def test_fit_evaluate_predict_and_what_is_refused(tmp_path):
         "ranks 2 accuracy 0.9",
         "rows 300",
         "scores 300 True",
+        "direct 300",
+        "refused ConfigurationError repartition cannot act under Spark Connect",
         "refused ConfigurationError run_directory must be given",
         "refused RankFailed rank",
         "KeyError('mine')",

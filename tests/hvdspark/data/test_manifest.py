@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hvdspark import storage
-from hvdspark.data import parts
+from hvdspark.data import filling
 from hvdspark.data.columns import ColumnField, ColumnPlan
 from hvdspark.data.fields import Field
 from hvdspark.data.manifest import Manifest
@@ -128,7 +128,7 @@ def test_the_file_does_not_depend_on_how_batches_are_cut(tmp_path, cut):
 
 
 def test_wide_rows_make_smaller_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "_MAX_GROUP_BYTES", 60)  # a row is 2 x 4 + 8 bytes
+    monkeypatch.setattr(filling, "_MAX_GROUP_BYTES", 60)  # a row is 2 x 4 + 8 bytes
     result = write_part([batch([[1.0, 2.0]] * 7, [0] * 7)], str(tmp_path), 0, 100)
     assert result.rows_per_group == (3, 3, 1)
 

@@ -14,13 +14,14 @@ def test_torch_and_codec_get_the_share_and_the_device_that_ranks_agreed_on(tmp_p
     given = []
 
     class Trainer:
-        def __init__(self, job, world, events, device, num_threads):
+        def __init__(self, job, world, events, device, num_threads, *data):
             given.extend([device, num_threads, torch.get_num_threads()])
 
         def train(self):
             return "report"
 
     monkeypatch.setattr(worker, "Trainer", Trainer)
+    monkeypatch.setattr(worker, "_data", lambda job, world, batches: (job, None, None))
     before = torch.get_num_threads()
     network = Network(torch.nn.Linear(2, 1), torch.nn.MSELoss(), torch.optim.SGD)
 
