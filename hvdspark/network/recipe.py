@@ -177,6 +177,8 @@ def follow(recipe: Recipe, known: Iterable[Callable[..., Any]]) -> Any:
     names = {f"{each.__module__}.{each.__qualname__}": each for each in known}
     try:
         return _follow(recipe, names)
+    except ModelError:  # a ValueError too, and it says enough
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"this is no recipe of a network: {type(error).__name__}: {error}") from error
 

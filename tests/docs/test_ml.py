@@ -1,5 +1,6 @@
 """Each section of docs/ml.md runs as it stands there, in an empty folder."""
 
+import gc
 import re
 from pathlib import Path
 
@@ -18,8 +19,10 @@ def test_every_section_has_a_program():
 @pytest.mark.spark
 @pytest.mark.horovod
 @pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")  # pyspark's searches
 @pytest.mark.parametrize(("title", "program"), SECTIONS, ids=[title for title, _ in SECTIONS])
 def test_section(title, program, spark, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Network, "known", [])
     exec(compile(program, f"ml.md, {title}", "exec"), {"__name__": "__main__", "spark": spark})
+    gc.collect()  # the pool that pyspark leaves open, while its warning is ignored

@@ -1,10 +1,12 @@
 """NetworkEstimator and NetworkModel among the stages, searches and evaluators of pyspark.ml."""
 
 import functools
+import gc
 import json
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -268,6 +270,15 @@ def test_columns_are_checked_before_anything_runs(small, params, words):
 # ---- searches ------------------------------------------------------------------------------------------------------
 
 
+def run(search, table):
+    """Fit; the thread pool that pyspark leaves open is collected here, not in whatever test comes next."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "unclosed running multiprocessing pool", ResourceWarning)
+        found = search.fit(table)
+        gc.collect()
+    return found
+
+
 @pytest.fixture(scope="module")
 def searched(small):
     from pyspark.ml import Pipeline
@@ -286,7 +297,7 @@ def searched(small):
         seed=1,
         collectSubModels=True,
     )
-    return estimator, search.fit(small)
+    return estimator, run(search, small)
 
 
 def test_cross_validator_over_a_pipeline(searched):
@@ -320,7 +331,7 @@ def test_train_validation_split(small):
     search = TrainValidationSplit(
         estimator=estimator, estimatorParamMaps=grid, evaluator=MulticlassClassificationEvaluator(), seed=1
     )
-    found = search.fit(small)
+    found = run(search, small)
     assert len(found.bestModel.summary.history) == 2
     assert 0 <= found.validationMetrics[0] <= 1
 
