@@ -142,7 +142,9 @@ class NetworkModel(Model, ModelParams, MLWritable, MLReadable["NetworkModel"]):
             dataset = dataset.toDF(*own)
             moved = [own[position(names, name, case_sensitive=matters)] for name in _listed(features)]
             features = moved[0] if isinstance(features, str) else moved
-        predicted = SparkMultiLayer(dataset.sparkSession, self._network, features_col=features).predict(dataset)
+        predicted: DataFrame = SparkMultiLayer(dataset.sparkSession, self._network, features_col=features).predict(
+            dataset
+        )
         added = [self.getPredictionCol(), self.getProbabilityCol()][: len(predicted.columns) - len(own)]
         left_out = [f"hvdspark_left_out_{i}" for i, name in enumerate(added) if not name]
         renamed = predicted.toDF(*names, *(name or f"hvdspark_left_out_{i}" for i, name in enumerate(added)))
