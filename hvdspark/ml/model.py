@@ -148,8 +148,7 @@ class NetworkModel(Model, ModelParams, MLWritable, MLReadable["NetworkModel"]):
         added = [self.getPredictionCol(), self.getProbabilityCol()][: len(predicted.columns) - len(own)]
         left_out = [f"hvdspark_left_out_{i}" for i, name in enumerate(added) if not name]
         renamed = predicted.toDF(*names, *(name or f"hvdspark_left_out_{i}" for i, name in enumerate(added)))
-        kept: DataFrame = renamed.drop(*left_out)
-        return kept
+        return renamed.drop(*left_out)
 
     def evaluate(self, dataset: DataFrame) -> Evaluation:
         """Count how well classes are told apart, by `labelCol`.
