@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from hvdspark.evaluation import TorchMeasure as TorchMeasure
     from hvdspark.masters import ParameterAveragingTrainingMaster as ParameterAveragingTrainingMaster
     from hvdspark.masters import SharedTrainingMaster as SharedTrainingMaster
+    from hvdspark.network import JointLoss as JointLoss
     from hvdspark.network import Network as Network
     from hvdspark.spark import SparkDl4jMultiLayer as SparkDl4jMultiLayer
     from hvdspark.spark import SparkMultiLayer as SparkMultiLayer
@@ -71,6 +72,7 @@ _ROOMS = {
     "EvaluationBinary": "evaluation",
     "FixedThresholdAlgorithm": "codec",
     "ImagePreProcessingScaler": "data",
+    "JointLoss": "network",
     "Moment": "training",
     "MultiDataSet": "data",
     "Nesterov": "sync",

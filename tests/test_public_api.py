@@ -23,6 +23,7 @@ PUBLIC = [
     "EvaluationBinary",
     "FixedThresholdAlgorithm",
     "ImagePreProcessingScaler",
+    "JointLoss",
     "Moment",
     "MultiDataSet",
     "Nesterov",

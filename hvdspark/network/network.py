@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from hvdspark.errors import ConfigurationError, ModelError
+from hvdspark.network.joint import JointLoss
 from hvdspark.network.saving import load, read, save
 from hvdspark.network.scores import check_roles, example_losses, takes, unreduced
-from hvdspark.network.targets import CLASS_LOSSES, name_of, target_for
+from hvdspark.network.targets import CLASS_LOSSES, name_of, read_by, target_for
 from hvdspark.normalizing import Normalizing, in_front
 
 if TYPE_CHECKING:
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 __all__ = ["Network"]
-
-
-def _softmax(output: torch.Tensor) -> torch.Tensor:
-    return torch.softmax(output, dim=1)
-
-
-def _identity(output: torch.Tensor) -> torch.Tensor:
-    return output
 
 
 class Network:
@@ -42,8 +35,9 @@ class Network:
         After a fit it holds the trained weights.
     loss : callable
         ``(output, target) -> scalar``, the mean over the examples of the batch. Batches are weighted by their examples,
-        also where a loss weighs classes. With several outputs it is called with a tuple of outputs and one of targets.
-        A labels mask goes to a loss that takes ``labels_mask=``; else each example's loss is its mean over what counts.
+        also where a loss weighs classes. With several outputs it is a `JointLoss`, or called with a tuple of outputs
+        and one of targets. A labels mask goes to a loss that takes ``labels_mask=``; else each example's loss is its
+        mean over what counts.
         Weights multiply each example's loss. Both need the loss of each example: a loss of torch.nn, or a function that
         takes ``reduction="none"``.
     optimizer : callable
@@ -134,8 +128,10 @@ class Network:
         """How many trainable numbers the module has."""
         return sum(p.numel() for p in self.module.parameters() if p.requires_grad)
 
-    def readable(self, output: torch.Tensor) -> torch.Tensor:
+    def readable(self, output: Any) -> Any:
         """Turn the module's raw output into probabilities or values, by `output` or by the loss's rule.
+
+        With a `JointLoss` the outputs are a tuple, each turned by its own loss.
 
         Where labels are normalised, the values are in the labels' units.
         """
@@ -148,16 +144,12 @@ class Network:
         fits = self.normalizer is not None and self.normalizer.fits_labels
         return self.module.get_submodule("normalizer") if fits else None
 
-    def _values(self, output: torch.Tensor) -> torch.Tensor:
+    def _values(self, output: Any) -> Any:
         if self.output is not None:
             return self.output(output)
-        if isinstance(self.loss, nn.CrossEntropyLoss):
-            return _softmax(output)
-        if isinstance(self.loss, nn.NLLLoss):
-            return output.exp()
-        if isinstance(self.loss, nn.BCEWithLogitsLoss):
-            return output.sigmoid()
-        return _identity(output)
+        if isinstance(self.loss, JointLoss):
+            return tuple(read_by(loss, each) for loss, each in zip(self.loss.losses, output, strict=True))
+        return read_by(self.loss, output)
 
     def check_roles(self, roles: Sequence[str]) -> None:
         """Make sure that what rows consist of can act.
@@ -174,6 +166,12 @@ class Network:
             the message names the fix.
         """
         check_roles(roles, self.own_module, self.loss)
+        labels = roles.count("label")
+        if isinstance(self.loss, JointLoss) and labels not in (0, len(self.loss.losses)):
+            raise ConfigurationError(
+                f"Network.loss: JointLoss has {len(self.loss.losses)} losses, and rows have {labels} labels: give one "
+                "for each"
+            )
         if self.normalizer is not None:
             several = "feature" if roles.count("feature") > 1 else "label" if self.normalizer.fits_labels else ""
             if several and roles.count(several) > 1:

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from hvdspark.errors import ModelError
+from hvdspark.network.joint import JointLoss
 
 __all__ = ["Indescribable", "Recipe", "describe", "follow", "name_of_callable"]
 
@@ -51,6 +52,8 @@ def name_of_callable(function: Callable[..., Any]) -> str:
         If it has none: a lambda, a function made inside another, a bound method.
     """
     name = getattr(function, "__qualname__", None)
+    if function is JointLoss:
+        return "hvdspark.JointLoss"
     for prefix, room in _PUBLIC.items():
         if name is not None and getattr(room, name, None) is function:
             return f"{prefix}.{name}"
@@ -121,7 +124,7 @@ def _of_module(module: nn.Module) -> Recipe:
     parameters = [each for each in inspect.signature(kind).parameters.values() if not each.name.startswith("_")]
     if not parameters:
         return {"call": name_of_callable(kind), **_arguments((), {})}
-    if not name_of_callable(kind).startswith("torch.nn."):
+    if kind is not JointLoss and not name_of_callable(kind).startswith("torch.nn."):
         raise Indescribable(f"nobody can tell what {kind.__name__} was made with")
     return {"call": name_of_callable(kind), **_arguments((), _constructor_arguments(module, parameters))}
 
@@ -241,6 +244,8 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _resolve(name: str, known: _Known) -> Callable[..., Any]:
+    if name == "hvdspark.JointLoss":
+        return JointLoss
     if name in known:
         return known[name]
     room, _, last = name.rpartition(".")

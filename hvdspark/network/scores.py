@@ -125,7 +125,7 @@ def check_roles(roles: Sequence[str], module: nn.Module, loss: Callable[..., Any
         if isinstance(loss, (*CLASS_LOSSES, *VALUE_LOSSES)):
             raise ConfigurationError(
                 f"Network.loss: {name_of(loss)} is the loss of one output, and there are {roles.count('label')}: give "
-                "a function of two tuples, (outputs, targets), that returns one scalar"
+                "JointLoss([...]), a loss for each, or a function of two tuples, (outputs, targets)"
             )
         if "labels_mask" in roles and not takes(loss, "labels_mask"):
             raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Labels in the dtype and shape that a loss compares with the module's output."""
+"""What a loss takes: labels in the dtype and shape that it compares with an output, and what that output means."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from torch import nn
 
 from hvdspark.errors import ModelError
 
-__all__ = ["CLASS_LOSSES", "VALUE_LOSSES", "name_of", "target_for"]
+__all__ = ["CLASS_LOSSES", "VALUE_LOSSES", "name_of", "read_by", "target_for"]
 
 CLASS_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss)
 VALUE_LOSSES = (
@@ -73,6 +73,15 @@ def _class_target(loss: Callable[..., Any], output: torch.Tensor, labels: torch.
             f"class indices must lie in 0..{num_classes - 1}"
         )
     return target
+
+
+def read_by(loss: Callable[..., Any], output: torch.Tensor) -> torch.Tensor:
+    """Turn an output into probabilities or values, by what its loss takes."""
+    if isinstance(loss, nn.CrossEntropyLoss):
+        return torch.softmax(output, dim=1)
+    if isinstance(loss, nn.NLLLoss):
+        return output.exp()
+    return output.sigmoid() if isinstance(loss, nn.BCEWithLogitsLoss) else output
 
 
 def name_of(thing: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -73,7 +74,7 @@ def run_pass(source: Source, network: Network, work: Work, slots: Slots, *, omit
     DataError
         If rows cannot be read, or there is none; one error for the whole source.
     HvdsparkError
-        What the work raised.
+        What the work raised; what the user's module, loss or metric raised is a ModelError that holds its traceback.
     """
     if source.roles is not None:
         network.check_roles([role for role in source.roles if role not in omitted])
@@ -81,13 +82,14 @@ def run_pass(source: Source, network: Network, work: Work, slots: Slots, *, omit
         texts = source.run(_Task(Parcel(network), work, slots, omitted))
     outcomes = sorted((_Outcome.from_json(text) for text in texts), key=lambda each: each.rows.partition)
     check_problems([each.rows for each in outcomes], source.noun)
+    found = [each for each in outcomes if each.rows.num_rows]
+    if found:  # before errors: rows of other shapes are what causes them
+        check_fields([each.rows for each in found], source.noun)
     for each in outcomes:
         if each.error:
             raise _ERRORS[each.error](each.text)
-    found = [each for each in outcomes if each.part]
     if not found:
         raise DataError(f"{source.name} is empty: there is no row to evaluate. Look at the filters and joins before it")
-    check_fields([each.rows for each in found], source.noun)
     return [each.part for each in found]
 
 
@@ -172,6 +174,10 @@ class _Task:
             part = self._part(inspection.passing(source))
         except _KNOWN as error:
             return [_Outcome(inspection.result(partition), b"", type(error).__name__, str(error)).to_json()]
+        except Exception as error:  # noqa: BLE001 - of the user's module, loss or metric: it comes back as data
+            told = "".join(traceback.format_exception(error))
+            text = f"{type(error).__name__} in partition {partition}: {error}\n\n{told}"
+            return [_Outcome(inspection.result(partition), b"", ModelError.__name__, text).to_json()]
         return [_Outcome(inspection.result(partition), part).to_json()]
 
     def _part(self, rows: Iterator[Rows]) -> bytes:

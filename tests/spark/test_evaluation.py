@@ -276,8 +276,11 @@ def test_bad_rows_are_told_as_in_fit(spark, table):
             call(holes)
         with pytest.raises(DataError, match="the RDD is empty: there is no row to evaluate"):
             call(spark.sparkContext.parallelize([], 2))
-    with pytest.raises((DataError, Exception), match="7"):
+    with pytest.raises(DataError, match=rf"{WIDTH} in partition 0, {WIDTH + 1} in partition 1"):
         model.evaluate(wide)
+    narrow = spark.sparkContext.parallelize([DataSet(np.ones((2, 2)), np.zeros(2, int))], 1)
+    with pytest.raises(ModelError, match=r"(?s)RuntimeError in partition 0: .*Traceback .*in forward"):
+        model.evaluate(narrow)
     with pytest.raises(DataError, match="4 rows without labels"):
         model.evaluate(spark.sparkContext.parallelize([DataSet(np.ones((4, WIDTH)))], 1))
     with pytest.raises(ModelError, match="labels run from 0 to 9"):
