@@ -86,6 +86,7 @@ class EstimatorReader(MLReader["NetworkEstimator"]):
 
     def load(self, path: str) -> NetworkEstimator:
         """Make the estimator again that was saved."""
+        path = _as_spark_finds_it(self.sparkSession, path)
         metadata, facts = _read(self, path, self._cls)
         with _damage_named(path):
             made = _MASTERS[facts["master"]["type"]].from_json(json.dumps(facts["master"]["options"]))
@@ -102,10 +103,20 @@ class ModelReader(MLReader["NetworkModel"]):
 
     def load(self, path: str) -> NetworkModel:
         """Make the model again that was saved."""
+        path = _as_spark_finds_it(self.sparkSession, path)
         metadata, facts = _read(self, path, self._cls)
         with _damage_named(path):
             widths = int(facts["numFeatures"]), int(facts["numOutputs"])
             return _with_params(self._cls(_network(path), *widths, architecture=_architecture(facts)), metadata)
+
+
+def _as_spark_finds_it(spark: Any, path: str) -> str:
+    """Return the URL of a path, as Spark understands it: in the JVM's folder, on the default file system."""
+    if is_remote():  # a Spark Connect session has no JVM to ask
+        return path
+    hadoop = spark._jvm.org.apache.hadoop.fs.Path(path)
+    found = str(hadoop.getFileSystem(spark._jsc.hadoopConfiguration()).makeQualified(hadoop).toString())
+    return found.replace("file:/", "file:///", 1) if found.startswith("file:/") and found[6] != "/" else found
 
 
 def _save(
@@ -118,6 +129,7 @@ def _save(
     needed: tuple[str, ...],
 ) -> None:
     """Write a folder whose metadata come last: without them there is nothing to load."""
+    path = _as_spark_finds_it(writer.sparkSession, path)
     if storage.exists(path):
         raise StorageError(f"{path} is there already: write().overwrite().save(...) replaces it")
     if architecture is not None:

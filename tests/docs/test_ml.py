@@ -24,5 +24,7 @@ def test_every_section_has_a_program():
 def test_section(title, program, spark, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Network, "known", [])
+    for name in ("pipeline", "estimator"):  # to Spark a path is one in the folder where the JVM was started
+        program = program.replace(f'"{name}"', repr(str(tmp_path / name)))
     exec(compile(program, f"ml.md, {title}", "exec"), {"__name__": "__main__", "spark": spark})
     gc.collect()  # the pool that pyspark leaves open, while its warning is ignored

@@ -4,9 +4,12 @@ import functools
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
+import uuid
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -352,6 +355,7 @@ class Net(torch.nn.Module):
 
 LOAD = """
 import sys
+import uuid
 from pyspark.ml import PipelineModel
 from pyspark.sql import SparkSession
 from hvdspark import Network
@@ -421,6 +425,19 @@ def test_save_refuses_what_is_there_and_overwrite_replaces_it(spark, tmp_path):
     assert (again.uid, again.getPredictionCol()) == (other.uid, "other")
     with pytest.raises(UnsupportedError, match="summary of a fit is not saved"):
         _ = again.summary
+
+
+def test_a_path_without_a_scheme_is_what_spark_takes_it_for(spark, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = f"hvdspark-{uuid.uuid4().hex}"
+    folder = Path(spark._jvm.System.getProperty("user.dir")) / name
+    try:
+        make_model().save(name)
+        assert {path.name for path in folder.iterdir()} == {"metadata", "network"}
+        assert NetworkModel.load(name).numFeatures == make_model().numFeatures
+        assert not any(tmp_path.iterdir())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_an_estimator_is_saved_with_its_params_network_and_master(spark, tmp_path):
