@@ -107,11 +107,6 @@ class DirectPlan(Plan):
             raise ConfigurationError(f"step {step} is not one of the {self.num_steps} steps of this epoch")
         return step * self._rows_of(rank) // self.num_steps
 
-    def pieces(self, rank: int, step: int) -> "list[tuple[int, NDArray[np.int64]]]":
-        """Return the rows that a rank takes in a step, in order: see `Plan.pieces`."""
-        start, stop = self.start(rank, step), self.start(rank, step + 1)
-        return self.order(rank).rows_between(start, stop) if start < stop else []
-
     def blocks(self, rank: int, start_step: int = 0) -> "Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]":
         """Yield all rows that a rank takes from a step on: see `Plan.blocks`."""
         start = self.start(rank, start_step)

@@ -122,35 +122,6 @@ class EpochPlan(Plan):
         start, stop = self._piece_range(rank, step)
         return stop - start
 
-    def pieces(self, rank: int, step: int) -> "list[tuple[int, NDArray[np.int64]]]":
-        """Return the rows that a rank takes in a step, in order.
-
-        Returns
-        -------
-        list of (group, rows)
-            `rows` is `[k] int64`, indices inside that row group, not to be written to. Empty where the rank takes none.
-        """
-        return self.rows_between(*self._piece_range(rank, step))
-
-    def rows_between(self, start: int, stop: int) -> "list[tuple[int, NDArray[np.int64]]]":
-        """Return a stretch of the epoch's order, in the form of `pieces`."""
-        import numpy as np
-
-        pieces = []
-        block = int(np.searchsorted(self._block_ends, start, side="right"))
-        while start < stop:
-            end = int(self._block_ends[block])
-            groups, rows = self._block(block)
-            first = len(rows) - (end - start)
-            part = slice(first, first + min(stop, end) - start)
-            # cut where the group changes
-            cuts = np.flatnonzero(np.diff(groups[part])) + 1
-            runs = zip(np.split(groups[part], cuts), np.split(rows[part], cuts), strict=True)
-            pieces += [(int(group[0]), row) for group, row in runs if len(row)]
-            start = min(stop, end)
-            block += 1
-        return pieces
-
     def facts(self) -> dict[str, Any]:
         """Return what tells this plan from others, as plain values: what a position in it is kept with."""
         names = ("size", "batch_size", "seed", "epoch", "shuffle", "drop_last", "num_rows")

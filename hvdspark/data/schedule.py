@@ -33,7 +33,7 @@ class Plan(abc.ABC):
 
     @abc.abstractmethod
     def groups_of(self, rank: int) -> tuple[int, ...]:
-        """Return the rows of each row group that a rank reads from: what `pieces` and `blocks` count through."""
+        """Return the rows of each row group that a rank reads from: what `blocks` counts through."""
 
     @abc.abstractmethod
     def total_examples(self, step: int) -> int:
@@ -44,18 +44,8 @@ class Plan(abc.ABC):
         """Return how many rows a rank takes in a step; 0 is possible."""
 
     @abc.abstractmethod
-    def pieces(self, rank: int, step: int) -> "list[tuple[int, NDArray[np.int64]]]":
-        """Return the rows that a rank takes in a step, in order.
-
-        Returns
-        -------
-        list of (group, rows)
-            `rows` is `[k] int64`, indices inside that row group, not to be written to. Empty where the rank takes none.
-        """
-
-    @abc.abstractmethod
     def blocks(self, rank: int, start_step: int = 0) -> "Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]":
-        """Yield all rows that a rank takes from a step on: those of its `pieces`, a block at a time.
+        """Yield all rows that a rank takes from a step on, in order, a block at a time.
 
         Yields
         ------

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from contracts.plans import steps_of
 from hvdspark import storage
 from hvdspark.data import row_groups as row_groups_module
 from hvdspark.data import stream as stream_module
@@ -30,8 +31,8 @@ def test_batches_are_those_of_the_plan(staged, tmp_path, prefetch, size, batch_s
     for rank in range(size):
         found = list(Batches(StagedRowGroups(tmp_path, manifest), plan, rank, prefetch=prefetch))
         assert [batch.step for batch in found] == list(range(plan.num_steps))
-        for batch in found:
-            expected = [starts[group] + row for group, rows in plan.pieces(rank, batch.step) for row in rows]
+        for batch, rows in zip(found, steps_of(plan, rank), strict=True):
+            expected = [starts[group] + row for group, row in rows]
             assert batch.labels.tolist() == expected
             assert batch.labels.dtype == torch.int64
             assert batch.features.dtype == torch.float32

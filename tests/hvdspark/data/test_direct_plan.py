@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.plans import steps_of
 from hvdspark.data.direct_plan import DirectPlan, equal_groups
 from hvdspark.errors import ConfigurationError, DataError
 
@@ -14,14 +15,9 @@ POSITIVE = st.integers(1, 20)
 
 
 def rows_of(plan, rank):
-    """What a rank takes, step by step, as rows of its own; checks the counts on the way."""
+    """What a rank takes, step by step, as rows of its own."""
     starts = [sum(plan.groups_of(rank)[:group]) for group in range(len(plan.groups_of(rank)))]
-    steps = []
-    for step in range(plan.num_steps):
-        pieces = plan.pieces(rank, step)
-        steps.append([starts[group] + int(row) for group, part in pieces for row in part])
-        assert len(steps[-1]) == plan.examples(rank, step)
-    return steps
+    return [[starts[group] + row for group, row in step] for step in steps_of(plan, rank)]
 
 
 @settings(max_examples=2000, deadline=None)
@@ -47,13 +43,11 @@ def test_each_row_comes_once_in_steps_of_even_size(rows, rows_per_group, batch_s
 
 @settings(max_examples=300, deadline=None)
 @given(SIZES, POSITIVE, POSITIVE, st.booleans(), st.data())
-def test_blocks_are_the_pieces_of_all_steps_from_one_on(rows, rows_per_group, batch_size, shuffle, data):
+def test_blocks_from_a_step_on_are_the_rest_of_all_blocks(rows, rows_per_group, batch_size, shuffle, data):
     plan = DirectPlan(tuple(rows), rows_per_group, batch_size, 7, 1, shuffle)
     rank = data.draw(st.integers(0, len(rows) - 1))
     start = data.draw(st.integers(0, plan.num_steps))
-    found = [(int(g), int(r)) for block in plan.blocks(rank, start) for g, r in zip(*block, strict=True)]
-    steps = range(start, plan.num_steps)
-    assert found == [(group, int(row)) for step in steps for group, part in plan.pieces(rank, step) for row in part]
+    assert steps_of(plan, rank, start) == steps_of(plan, rank)[start:]
 
 
 def test_the_order_depends_on_seed_epoch_and_rank_and_on_nothing_else():
@@ -89,6 +83,6 @@ def test_what_is_not_there_is_refused():
         DirectPlan((3, -1), 2, 2, 0, 0)
     plan = DirectPlan((3,), 2, 2, 0, 0)
     with pytest.raises(ConfigurationError, match="rank 1"):
-        plan.pieces(1, 0)
+        plan.blocks(1)
     with pytest.raises(ConfigurationError, match="step 3"):
         plan.examples(0, 2)

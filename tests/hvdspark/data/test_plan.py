@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from contracts.plans import steps_of
 from hvdspark.data.plan import GROUPS_PER_BLOCK, EpochPlan
 from hvdspark.errors import ConfigurationError, DataError
 
@@ -14,6 +15,7 @@ from hvdspark.errors import ConfigurationError, DataError
 def order(plan):
     """The rows of an epoch as (group, row), step by step, rank by rank; checks sizes on the way."""
     rows = []
+    by_rank = [steps_of(plan, rank) for rank in range(plan.size)]
     for step in range(plan.num_steps):
         counts = [plan.examples(rank, step) for rank in range(plan.size)]
         assert sum(counts) == plan.total_examples(step)
@@ -21,10 +23,7 @@ def order(plan):
         if step < plan.num_steps - 1:
             assert counts == [plan.batch_size] * plan.size
         assert plan.total_examples(step) > 0
-        for rank, count in enumerate(counts):
-            pieces = plan.pieces(rank, step)
-            assert sum(len(part) for _, part in pieces) == count
-            rows += [(group, int(row)) for group, part in pieces for row in part]
+        rows += [row for steps in by_rank for row in steps[step]]
     return rows
 
 
@@ -89,16 +88,12 @@ def test_each_row_comes_once_for_any_groups(groups, size, batch_size, seed, epoc
     data=st.data(),
 )
 @settings(max_examples=60, deadline=None)
-def test_blocks_are_the_pieces_of_all_steps(groups, size, batch_size, shuffle, drop_last, data):
+def test_blocks_from_a_step_on_are_the_rest_of_all_blocks(groups, size, batch_size, shuffle, drop_last, data):
     assume(not drop_last or sum(groups) >= size * batch_size)
     plan = EpochPlan(tuple(groups), size, batch_size, 3, 1, shuffle=shuffle, drop_last=drop_last)
     rank, start = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, plan.num_steps))
-    pieces = [piece for step in range(start, plan.num_steps) for piece in plan.pieces(rank, step)]
-    blocks = list(plan.blocks(rank, start))
-    assert [(int(g), int(r)) for block in blocks for g, r in zip(*block, strict=True)] == [
-        (group, int(row)) for group, rows in pieces for row in rows
-    ]
-    assert all(len(g) and len(set(g.tolist())) <= GROUPS_PER_BLOCK for g, _ in blocks)
+    assert steps_of(plan, rank, start) == steps_of(plan, rank)[start:]
+    assert all(len(g) and len(set(g.tolist())) <= GROUPS_PER_BLOCK for g, _ in plan.blocks(rank, start))
 
 
 @given(
@@ -144,9 +139,8 @@ def test_a_plan_needs_memory_for_row_groups_not_for_rows():
 def test_ranks_cut_the_batch_that_one_rank_would_see():
     many, one = EpochPlan((50, 7, 31), 4, 5, seed=1, epoch=2), EpochPlan((50, 7, 31), 1, 20, seed=1, epoch=2)
     assert many.num_steps == one.num_steps
-    for step in range(one.num_steps):
-        cut = [(g, r) for rank in range(4) for g, rows in many.pieces(rank, step) for r in rows]
-        assert cut == [(g, r) for g, rows in one.pieces(0, step) for r in rows]
+    parts = zip(*(steps_of(many, rank) for rank in range(4)), strict=True)
+    assert [[row for part in step for row in part] for step in parts] == steps_of(one, 0)
 
 
 def test_seed_epoch_and_group_each_change_the_order():
@@ -158,12 +152,12 @@ def test_seed_epoch_and_group_each_change_the_order():
     assert rows(0, 1) != rows(1, 0)
     by_group = {g: [r for group, r in rows(1, 0) if group == g] for g in (0, 1)}
     assert by_group[0] != by_group[1]
-    assert {EpochPlan((5, 5), 1, 1, 0, epoch).pieces(0, 0)[0][0] for epoch in range(20)} == {0, 1}
+    assert {steps_of(EpochPlan((5, 5), 1, 1, 0, epoch), 0)[0][0][0] for epoch in range(20)} == {0, 1}
 
 
 def test_rows_are_mixed_evenly():
     # Where row 0 of 16 lands over 4,000 epochs: each place about 250 times; chi-squared of 15 degrees, p = 1e-4 at 44.
-    places = [int(np.flatnonzero(EpochPlan((16,), 1, 16, 9, e).pieces(0, 0)[0][1] == 0)[0]) for e in range(4000)]
+    places = [steps_of(EpochPlan((16,), 1, 16, 9, e), 0)[0].index((0, 0)) for e in range(4000)]
     counts = np.bincount(places, minlength=16)
     assert ((counts - 250) ** 2 / 250).sum() < 44
 
@@ -190,9 +184,8 @@ def test_batches_of_sorted_data_are_mixtures():
     # Ten classes, one behind the other, 40 groups each: every batch of 64 sees most of them.
     groups = 400
     plan = EpochPlan((64,) * groups, 2, 32, seed=3, epoch=0)
-    for step in range(0, plan.num_steps, 50):
-        classes = {g // 40 for rank in (0, 1) for g, _ in plan.pieces(rank, step)}
-        assert len(classes) >= 7
+    for one, other in list(zip(steps_of(plan, 0), steps_of(plan, 1), strict=True))[::50]:
+        assert len({group // 40 for group, _ in one + other}) >= 7
 
 
 def test_a_plan_is_a_value():
@@ -206,7 +199,7 @@ def test_a_plan_is_a_value():
 def test_a_rank_may_get_no_row():
     plan = EpochPlan((2,), 4, 3, seed=0, epoch=0)
     assert [plan.examples(rank, 0) for rank in range(4)] == [1, 1, 0, 0]
-    assert plan.pieces(3, 0) == []
+    assert list(plan.blocks(3)) == []
 
 
 @pytest.mark.parametrize(
@@ -234,6 +227,6 @@ def test_no_rows_are_refused():
 def test_steps_and_ranks_out_of_range_are_refused():
     plan = EpochPlan((4,), 2, 2, 0, 0)
     with pytest.raises(ConfigurationError, match="step 1 is not one of the 1 steps"):
-        plan.pieces(0, 1)
+        plan.examples(0, 1)
     with pytest.raises(ConfigurationError, match="rank 2 is not one of 2"):
         plan.examples(2, 0)
