@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -266,8 +265,8 @@ class TrainingMaster(DataOptions, abc.ABC):
             with self._rows(train, validation, directory, num_workers, self.batch_size_per_worker) as data:
                 network.check_roles([field.role for field in data.fields])
                 facts |= facts_of_data(data)
-                job = self._job(network, data, epochs, directory, seed, facts, matching(found, facts, epochs))
-                job = dataclasses.replace(job, early_stopping=early_stopping)
+                going_on = matching(found, facts, epochs)
+                job = self._job(network, data, epochs, early_stopping, directory, seed, facts, going_on)
                 ready = time.perf_counter()
                 driver.lap("staging")
                 _LOG.info("training %d parameters on %d ranks", network.num_parameters, num_workers)
@@ -289,6 +288,7 @@ class TrainingMaster(DataOptions, abc.ABC):
         network: Network,
         data: StagedData,
         epochs: int,
+        early_stopping: EarlyStopping | None,
         directory: str,
         seed: int,
         facts: dict[str, Any],
@@ -319,6 +319,7 @@ class TrainingMaster(DataOptions, abc.ABC):
             resume=resume,
             collect_stats=self.collect_training_stats,
             reader=data.reader,
+            early_stopping=early_stopping,
         )
 
     def _result(

@@ -132,7 +132,7 @@ class Stopping:
     """Keeps the best weights of a run, and tells its ranks when to end, all in the same epoch.
 
     Rank 0 writes the weights of each best epoch into the run directory. Those that were the best when one of the kept
-    checkpoints was taken stay, for a run may go back to it.
+    checkpoints was taken stay, also when the run has ended: another may go on from there.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ class Stopping:
     module : torch.nn.Module
         What is trained.
     checkpoints : int
-        How many checkpoints are kept.
+        How many checkpoints are kept; 0: none is taken.
     """
 
     def __init__(
@@ -164,6 +164,7 @@ class Stopping:
         self._epochs = epochs
         self._world = world
         self._module = module
+        self._has_checkpoints = checkpoints > 0
         self._best_at_checkpoints: deque[int] = deque(maxlen=checkpoints)
 
     def is_due(self, epoch: int) -> bool:
@@ -185,18 +186,34 @@ class Stopping:
             return verdict.reason
         return "rank 0's time is over" if stops[0] else ""
 
-    def restore_best(self, history: Sequence[Mapping[str, Any]]) -> int:
-        """Give the module the weights of the best epoch, and remove all that were kept; return the epoch."""
+    def go_on(self, history: Sequence[Mapping[str, Any]], step: int) -> str:
+        """Begin from a checkpoint, taken at a step of the epoch after these; return why training ends here, or nothing.
+
+        Raises
+        ------
+        StorageError
+            If the weights of the best epoch so far are not there: on all ranks, and before anything is trained.
+        """
+        reason = "" if step else self.look(history)  # where the last epoch is the best, it has its weights now
         best = self._options.judge(history, self._epochs).best_epoch
         self._world.barrier()  # rank 0 has written them
-        try:
-            if best != len(history) - 1:
-                tensors, _ = storage.read_tensors(self._path(best), framework="torch")
-                self._module.load_state_dict(tensors)
-        except StorageError as error:
-            raise StorageError(f"the weights of the best epoch, {best}, cannot be read: {error}") from error
+        if best >= 0 and not storage.exists(self._path(best)):
+            raise StorageError(
+                f"early_stopping: the weights of epoch {best}, the best so far, were not kept ({self._path(best)} is "
+                "not there): it was trained without early_stopping. Go on without it, or train anew in another "
+                "run_directory"
+            )
+        return reason
+
+    def restore_best(self, history: Sequence[Mapping[str, Any]]) -> int:
+        """Give the module the weights of the best epoch, and remove what nobody can need; return the epoch."""
+        best = self._options.judge(history, self._epochs).best_epoch
+        self._world.barrier()  # rank 0 has written them
+        if best != len(history) - 1:
+            tensors, _ = storage.read_tensors(self._path(best), framework="torch")
+            self._module.load_state_dict(tensors)
         self._world.barrier()  # all have read them
-        if self._world.rank == 0:
+        if self._world.rank == 0 and not self._has_checkpoints:
             storage.remove_tree(self._directory)
         return best
 

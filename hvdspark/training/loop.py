@@ -115,7 +115,7 @@ class Trainer:
         job = self._job
         if job.early_stopping is None:
             return None
-        kept = job.checkpoint.keep if job.checkpoint is not None else 1
+        kept = job.checkpoint.keep if job.checkpoint is not None else 0
         return Stopping(job.early_stopping, job.run_directory, job.epochs, self._world, self._module, kept)
 
     def train(self) -> RankReport:
@@ -158,8 +158,8 @@ class Trainer:
         start = self._checkpoints.restore()
         self._steps, self._examples, self._history = start.steps, start.examples, start.history
         step, loss_sum = start.step, start.loss_sum
-        if self._stopping is not None and self._history and not step:
-            self._stop_reason = self._stopping.look(self._history)  # it was interrupted on its way out
+        if self._stopping is not None and self._history:
+            self._stop_reason = self._stopping.go_on(self._history, step)
         for epoch in range(start.epoch, self._job.epochs):
             if self._stop_reason:
                 break

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from contracts.runs import Interrupting, make_job, make_network, resumed, run_here, stage_here
 from contracts.tensors import bits
 from hvdspark import EarlyStopping, TrainingListener
-from hvdspark.errors import ConfigurationError
+from hvdspark.errors import ConfigurationError, StorageError
 from hvdspark.training import Checkpoint
 
 
@@ -167,6 +167,25 @@ def test_a_run_that_goes_on_stops_where_it_would_have(staged, tmp_path, step):
     for (state, report), (other, told) in zip(whole, again, strict=True):
         assert (report.best_epoch, report.stop_reason) == (told.best_epoch, told.stop_reason)
         assert state == other
+
+
+def test_a_run_that_has_ended_goes_on_with_more_epochs_and_knows_the_best(staged, tmp_path):
+    job = job_for(staged, tmp_path, EarlyStopping(), checkpoint=Checkpoint(), listeners=(Snapshots(),))
+    run_here(dataclasses.replace(job, epochs=4))
+    for state, report in run_here(resumed(job, epochs=6)):
+        assert (report.best_epoch, len(report.history)) == (1, 6)
+        assert state == {name: bits(value) for name, value in Snapshots.seen[0, 1].items()}
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["epoch-00001.safetensors"]
+
+
+@pytest.mark.parametrize("checkpoint", [Checkpoint(), Checkpoint(every_epochs=None, every_steps=4)])
+def test_a_best_epoch_whose_weights_were_not_kept_is_refused_before_training(staged, tmp_path, checkpoint):
+    """At the end of an epoch, and in the middle of one."""
+    job = job_for(staged, tmp_path, None, checkpoint=checkpoint, hooks=(Interrupting(23),))
+    with pytest.raises(InterruptedError):
+        run_here(job)
+    with pytest.raises(StorageError, match="weights of epoch 1, the best so far, were not kept"):
+        run_here(resumed(job, early_stopping=EarlyStopping()))
 
 
 def test_only_what_checkpoints_may_need_is_kept(staged, tmp_path):
