@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from hvdspark.errors import ConfigurationError
+from hvdspark.errors import ConfigurationError, ModelError
 from hvdspark.network import Network
 from hvdspark_launch.closure import dump
 
@@ -31,7 +31,13 @@ class Parcel:
 
     def __init__(self, network: Network) -> None:
         network.check_portable()
-        self._data = dump(network)
+        try:
+            self._data = dump(network)
+        except Exception as error:  # of classes beside the user's script, which travel with their code
+            raise ModelError(
+                f"Network cannot travel to the workers: {type(error).__name__}: {error}. Put its classes into a "
+                "package that is installed there, or keep what cannot be pickled out of them"
+            ) from error
         self._token = hashlib.sha256(self._data).hexdigest()
 
     def open(self) -> Network:

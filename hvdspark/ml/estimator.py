@@ -23,6 +23,7 @@ from hvdspark.ml.saving import EstimatorReader, EstimatorWriter
 from hvdspark.network import Network
 from hvdspark.network.targets import name_of
 from hvdspark.spark import SparkMultiLayer
+from hvdspark.spark.tables import case_matters
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -168,9 +169,7 @@ class NetworkEstimator(Estimator[NetworkModel], TrainingParams, MLWritable, MLRe
 
     def _fit(self, dataset: DataFrame) -> NetworkModel:
         network, master = self._tuned_network(), self._tuned_master()
-        self.transformSchema(
-            dataset.schema, caseSensitive=dataset.sparkSession.conf.get("spark.sql.caseSensitive") == "true"
-        )
+        self.transformSchema(dataset.schema, caseSensitive=case_matters(dataset))
         layer = SparkMultiLayer(
             dataset.sparkSession,
             network,

@@ -16,6 +16,7 @@ from hvdspark.ml.params import ModelParams
 from hvdspark.ml.saving import ModelReader, ModelWriter
 from hvdspark.network import Network
 from hvdspark.spark import SparkMultiLayer
+from hvdspark.spark.tables import case_matters
 from hvdspark.training import TrainingResult
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class NetworkModel(Model, ModelParams, MLWritable, MLReadable["NetworkModel"]):
         return check_added(schema, self._network, self, case_sensitive=caseSensitive, num_outputs=self._num_outputs)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        matters = dataset.sparkSession.conf.get("spark.sql.caseSensitive") == "true"
+        matters = case_matters(dataset)
         self.transformSchema(dataset.schema, caseSensitive=matters)
         features = self._features()
         names = dataset.columns

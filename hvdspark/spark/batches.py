@@ -9,7 +9,7 @@ import torch
 
 from hvdspark.data import ColumnPlan, ColumnReader, Rows
 from hvdspark.masters import Parcel
-from hvdspark.spark.passes import emitted
+from hvdspark.spark.passes import emitted, read_output
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +54,5 @@ def outputs(
     """
     network = parcel.shared()
     for batch, rows in readable_rows(plan, batches):
-        with torch.inference_mode():
-            parts = [network.readable(part.output) for part in emitted(network, [rows], batch_size)]
-            yield batch, torch.cat(parts)
+        parts = [read_output(network, part.output) for part in emitted(network, [rows], batch_size)]
+        yield batch, torch.cat(parts)

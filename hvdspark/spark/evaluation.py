@@ -17,8 +17,8 @@ from hvdspark.data import Role, Rows, Source
 from hvdspark.errors import ConfigurationError, DataError
 from hvdspark.evaluation import Batch, Measure, TorchMeasure, collect, combine
 from hvdspark.masters import PortableFunction
-from hvdspark.network import VALUE_LOSSES, Network
-from hvdspark.spark.passes import Emitted, check_batch_size, emitted, run_pass
+from hvdspark.network import CLASS_LOSSES, VALUE_LOSSES, JointLoss, Network
+from hvdspark.spark.passes import Emitted, check_batch_size, emitted, known_to_numpy, run_pass
 from hvdspark.spark.slots import Slots
 
 __all__ = ["as_measures", "calculate_score", "check_tells_classes", "evaluate"]
@@ -100,23 +100,25 @@ class _Observe:
         with torch.inference_mode():
             readable = network.readable(batch.output)
         if isinstance(batch.labels, tuple):
+            losses = network.loss.losses if isinstance(network.loss, JointLoss) else [None] * len(batch.labels)
+            pairs = [_comparable(*each) for each in zip(losses, readable, batch.labels, strict=True)]
             masks = None if batch.labels_mask is None else [_array(mask) for mask in batch.labels_mask]
-            return [_array(each) for each in readable], [_array(each) for each in batch.labels], masks
+            return [_array(output) for output, _ in pairs], [_array(labels) for _, labels in pairs], masks
         if self.one_class and readable.ndim > 1 and readable.shape[1] > 1:
             raise DataError(
                 f"the network says yes or no to {readable.shape[1]} questions a row, and {self.one_class} counts one "
                 "class a row: do_evaluation(data, BinaryMeasure()) or RocBinaryMeasure() takes each by itself"
             )
-        output, labels = _comparable(network, readable, batch.labels)
+        output, labels = _comparable(network.loss, readable, batch.labels)
         return _array(output), _array(labels), _array(batch.labels_mask)
 
 
-def _comparable(network: Network, output: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _comparable(loss: Any, output: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Bring one output and its labels to the shapes and dtypes that measures and metrics agree on."""
-    if isinstance(network.loss, VALUE_LOSSES) and {output.shape, labels.shape} == {(len(labels),), (len(labels), 1)}:
+    if isinstance(loss, VALUE_LOSSES) and {output.shape, labels.shape} == {(len(labels),), (len(labels), 1)}:
         output, labels = output.reshape(-1), labels.reshape(-1)
-    classes = network.is_classifier or isinstance(network.loss, _BINARY_LOSSES)
-    of_one_class = isinstance(network.loss, _BINARY_LOSSES) or labels.shape != output.shape
+    classes = isinstance(loss, CLASS_LOSSES + _BINARY_LOSSES)
+    of_one_class = isinstance(loss, _BINARY_LOSSES) or labels.shape != output.shape
     if classes and of_one_class and labels.is_floating_point() and torch.equal(labels, labels.round()):
         labels = labels.to(torch.int64)  # whole-number doubles are classes here as they are in training
     return output, labels
@@ -125,7 +127,7 @@ def _comparable(network: Network, output: torch.Tensor, labels: torch.Tensor) ->
 def _array(tensor: torch.Tensor | None) -> Any:
     if tensor is None:
         return None
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+    return known_to_numpy(tensor).cpu().numpy()
 
 
 def calculate_score(source: Source, network: Network, *, average: bool, batch_size: int, slots: Slots) -> float:

@@ -16,7 +16,7 @@ from hvdspark.data.elements import element_rows
 from hvdspark.errors import DataError
 from hvdspark.masters import Parcel
 from hvdspark.network import Network
-from hvdspark.spark.passes import check_batch_size, emitted
+from hvdspark.spark.passes import check_batch_size, emitted, read_output
 
 if TYPE_CHECKING:
     from pyspark import RDD
@@ -92,6 +92,4 @@ def _outputs(
     check_problems([inspection.result(partition)], "array")
     network.check_roles([field.role for field in rows[0].fields])
     for batch in emitted(network, rows, batch_size):
-        with torch.inference_mode():
-            readable = network.readable(batch.output)
-        yield from (readable.float() if readable.dtype == torch.bfloat16 else readable).cpu().numpy()
+        yield from read_output(network, batch.output).cpu().numpy()

@@ -11,7 +11,7 @@ from hvdspark.data import Field, Rows
 from hvdspark.data.values import as_stored
 from hvdspark.errors import DataError
 from hvdspark.network import Network
-from hvdspark.spark.passes import check_batch_size, emitted
+from hvdspark.spark.passes import check_batch_size, emitted, read_output
 
 __all__ = ["is_matrix", "predict_matrix"]
 
@@ -56,8 +56,7 @@ def predict_matrix(network: Network, data: Any, batch_size: int) -> Any:
     modes = [(module, module.training) for module in network.module.modules()]
     network.module.eval()
     try:
-        with torch.inference_mode():
-            found = torch.cat([network.readable(batch.output) for batch in emitted(network, [rows], batch_size)])
+        found = torch.cat([read_output(network, batch.output) for batch in emitted(network, [rows], batch_size)])
     finally:
         for module, was_training in modes:  # one by one: a part may be frozen in evaluation mode
             module.training = was_training

@@ -27,7 +27,7 @@ from hvdspark.masters import Parcel
 from hvdspark.network import Network
 from hvdspark.spark.slots import Slots
 
-__all__ = ["Emitted", "Work", "check_batch_size", "emitted", "of_size", "run_pass"]
+__all__ = ["Emitted", "Work", "check_batch_size", "emitted", "known_to_numpy", "of_size", "read_output", "run_pass"]
 
 _KNOWN = (ConfigurationError, DataError, ModelError, NonFiniteError, StorageError, UnsupportedError)
 _ERRORS: dict[str, type[HvdsparkError]] = {each.__name__: each for each in _KNOWN}
@@ -105,6 +105,29 @@ def emitted(network: Network, source: Iterable[Rows], batch_size: int) -> Iterat
         with torch.inference_mode():
             output = network.emit(of("feature"), of("features_mask"))
         yield Emitted(output, of("label"), of("labels_mask"), of("weight"), rows.num_rows)
+
+
+def read_output(network: Network, output: Any) -> torch.Tensor:
+    """Return what a network's one output says: `[b, ...]` probabilities or values, in a dtype that NumPy has.
+
+    Raises
+    ------
+    ModelError
+        If there are several outputs: prediction has one.
+    """
+    with torch.inference_mode():
+        readable = network.readable(output)
+    if not isinstance(readable, torch.Tensor):
+        raise ModelError(
+            f"the network says {len(readable)} things of each row, and one can be predicted: give "
+            "Network(output=...), which picks one or joins them"
+        )
+    return known_to_numpy(readable)
+
+
+def known_to_numpy(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in a dtype that NumPy has: it has no bfloat16."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 def of_size(source: Iterable[Rows], size: int) -> Iterator[Rows]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
     from pyspark.sql.types import StructField
 
-__all__ = ["add_columns", "check_names"]
+__all__ = ["add_columns", "case_matters", "check_names"]
 
 
 def add_columns(
@@ -63,7 +63,12 @@ def add_columns(
 
 def check_names(data: DataFrame, added: Sequence[str], method: str) -> None:
     """Refuse a DataFrame that has a column of an added name, as Spark compares names."""
-    matters = data.sparkSession.conf.get("spark.sql.caseSensitive", "false") == "true"
+    matters = case_matters(data)
     for name in data.columns:
         if (name if matters else name.lower()) in added:
             raise DataError(f"the DataFrame has a column {name!r} already: drop or rename it before {method}")
+
+
+def case_matters(data: DataFrame) -> bool:
+    """Tell whether Spark takes names that differ in case for different columns."""
+    return data.sparkSession.conf.get("spark.sql.caseSensitive", "false") == "true"

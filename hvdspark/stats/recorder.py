@@ -59,11 +59,6 @@ class SpanRecorder:
         """Of how many steps one is kept."""
         return self._of_steps.stride
 
-    @property
-    def num_tracks(self) -> int:
-        """How many threads have recorded."""
-        return len(self._tracks)
-
     def record(self, name: str, begin: float, end: float) -> None:
         """Record a phase, given its begin and end on `time.perf_counter`."""
         seconds, thread = end - begin, threading.get_ident()

@@ -5,9 +5,11 @@ import sys
 import threading
 
 import pytest
+import torch
 
-from hvdspark.errors import ConfigurationError
-from hvdspark.masters import PortableFunction
+from hvdspark import Network
+from hvdspark.errors import ConfigurationError, ModelError
+from hvdspark.masters import Parcel, PortableFunction
 
 
 def test_it_travels_by_value(tmp_path, monkeypatch):
@@ -30,3 +32,20 @@ def test_what_cannot_travel_is_refused_by_name():
     lock = threading.Lock()
     with pytest.raises(ConfigurationError, match="decode cannot travel to the workers: TypeError"):
         PortableFunction(lambda data: lock.locked(), "decode")
+
+
+LOCK = threading.Lock()
+
+
+class Locked(torch.nn.Linear):
+    """Its code, which travels, names something that cannot."""
+
+    def forward(self, x):
+        with LOCK:
+            return super().forward(x)
+
+
+def test_a_module_whose_code_cannot_travel_is_told():
+    network = Network(Locked(2, 2), torch.nn.MSELoss(), torch.optim.SGD)
+    with pytest.raises(ModelError, match=r"Network cannot travel to the workers: TypeError: .*lock"):
+        Parcel(network)

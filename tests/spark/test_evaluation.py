@@ -15,6 +15,7 @@ from hvdspark import (
     BinaryMeasure,
     ClassMeasure,
     DataSet,
+    JointLoss,
     MultiDataSet,
     Network,
     RegressionMeasure,
@@ -263,6 +264,39 @@ def test_several_questions_are_no_classes(spark, table):
             getattr(model, method)(data)
     (answers,) = model.do_evaluation(data, BinaryMeasure())
     assert len(answers.accuracy) == CLASSES
+
+
+class Heads(torch.nn.Module):
+    """Classes and a value."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.scores, self.value = torch.nn.Linear(WIDTH, CLASSES), torch.nn.Linear(WIDTH, 1)
+
+    def forward(self, x):
+        return self.scores(x), self.value(x).bfloat16()
+
+
+def test_each_output_is_evaluated_by_its_own_loss(spark):
+    (x, y), loss = arrays(), JointLoss([torch.nn.CrossEntropyLoss(), torch.nn.MSELoss()], [1.0, 0.5])
+    network = Network(Heads(), loss, STILL)
+    model = SparkMultiLayer(spark, network)
+    values = x.sum(axis=1)
+    whole = MultiDataSet([x], [y.astype(np.float64), values])  # whole-number doubles are classes here, too
+    data = spark.sparkContext.parallelize(whole.batch_by(40), 3)
+    classes, regression = model.do_evaluation(data, ClassMeasure(output=0), RegressionMeasure(output=1))
+    with torch.no_grad():
+        scores, guesses = network.module(torch.from_numpy(x))
+    assert classes.accuracy == pytest.approx(metrics.accuracy_score(y, scores.argmax(1)))
+    guesses = guesses.float().reshape(-1)
+    assert regression.mse[0] == pytest.approx(metrics.mean_squared_error(values, guesses), rel=1e-6)
+    expected = torch.nn.functional.cross_entropy(scores, torch.from_numpy(y)).item() + 0.5 * regression.mse[0]
+    assert model.calculate_score(data) == pytest.approx(expected, rel=1e-2)  # of values in bfloat16
+    with pytest.raises(ModelError, match=r"says 2 things of each row, and one can be predicted: give Network\(output"):
+        model.predict(x[:2])
+    network.output = lambda outputs: outputs[1]
+    assert model.predict(x[:2]).reshape(-1) == pytest.approx(guesses[:2].numpy())
 
 
 def test_bad_rows_are_told_as_in_fit(spark, table):
