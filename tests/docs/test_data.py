@@ -1,16 +1,10 @@
 """Each section of docs/data.md runs as it stands there, in an empty folder."""
 
-import re
-from pathlib import Path
-
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "data.md"
-SECTIONS = re.findall(r"^## (.+?)\n.*?```python\n(.*?)```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+from contracts.pages import run, sections
 
-
-def test_every_section_has_a_program():
-    assert [title for title, _ in SECTIONS] == re.findall(r"^## (.+)$", PAGE.read_text(), re.MULTILINE)
+SECTIONS = sections("data.md")
 
 
 @pytest.mark.spark
@@ -19,4 +13,4 @@ def test_every_section_has_a_program():
 @pytest.mark.parametrize(("title", "program"), SECTIONS, ids=[title for title, _ in SECTIONS])
 def test_section(title, program, spark, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(program, f"data.md, {title}", "exec"), {"__name__": "__main__", "spark": spark})
+    run(program, f"data.md, {title}", spark=spark)

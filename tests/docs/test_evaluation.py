@@ -1,18 +1,10 @@
 """Each section of docs/evaluation.md runs as it stands there, in an empty folder."""
 
-import re
-from pathlib import Path
-
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
-SECTIONS = re.findall(r"^## (.+?)\n.*?```python\n(.*?)```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+from contracts.pages import run, sections
 
-
-def test_every_section_has_a_program():
-    assert [title for title, _ in SECTIONS] == re.findall(r"^## (.+)$", PAGE.read_text(), re.MULTILINE)
-
-
+SECTIONS = sections("evaluation.md")
 HERE = [each for each in SECTIONS if "pyspark" not in each[1]]
 ON_SPARK = [each for each in SECTIONS if "pyspark" in each[1]]
 
@@ -23,10 +15,10 @@ ON_SPARK = [each for each in SECTIONS if "pyspark" in each[1]]
 def test_section_on_spark(spark, title, program, tmp_path, monkeypatch):
     """In the session that is there: getOrCreate returns it."""
     monkeypatch.chdir(tmp_path)
-    exec(compile(program, f"evaluation.md, {title}", "exec"), {"__name__": "__main__"})
+    run(program, f"evaluation.md, {title}")
 
 
 @pytest.mark.parametrize(("title", "program"), HERE, ids=[title for title, _ in HERE])
 def test_section(title, program, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(program, f"evaluation.md, {title}", "exec"), {"__name__": "__main__"})
+    run(program, f"evaluation.md, {title}")
