@@ -1,5 +1,6 @@
 """The law of threads: what was started in the background comes first, on all ranks and every transport."""
 
+import threading
 import time
 
 import numpy as np
@@ -9,8 +10,9 @@ from contracts.messages import check_gather
 from hvdspark.errors import CollectiveError
 
 
-def several(collective, log, pause_s):
-    """Two operations with a gap, into which another thread's could fall."""
+def several(collective, log, pause_s, goes_on=None):
+    """Two operations with a gap, into which another thread's could fall, once the caller is seen to go on."""
+    assert goes_on is None or goes_on.wait(30), "start waits for what it starts"
     collective.barrier()
     time.sleep(pause_s)
     check_gather(collective, lambda rank: 20 + rank)
@@ -21,8 +23,10 @@ def what_was_started_comes_first(collective):
     log = []
     local = collective.local()
     for call in range(3):
-        future = collective.start(lambda: several(collective, log, 0.02 * collective.rank))
+        goes_on = threading.Event()
+        future = collective.start(lambda: several(collective, log, 0.02 * collective.rank, goes_on))
         log.append("goes on")
+        goes_on.set()
         if call == 1:
             local.barrier()
         array = np.full(5, collective.rank)

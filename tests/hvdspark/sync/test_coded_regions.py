@@ -250,9 +250,9 @@ def test_what_all_ranks_send_at_once_arrives_and_what_is_held_drains():
         exchange = exchange_of(CodedRegionExchange, world, 2000, FixedThresholdAlgorithm(1.0))
         out, draw = np.zeros(2000, np.float32), np.random.default_rng(world.rank)
         put_in = np.zeros(2000)
-        for step in range(400):
+        for step in range(90):
             vector = np.zeros(2000, np.float32)
-            if step < 50:
+            if step < 10:
                 vector[:20] = 1.0
                 vector[draw.choice(2000, 20, replace=False)] = 1.0
             put_in += vector
