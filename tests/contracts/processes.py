@@ -17,7 +17,7 @@ STARTER = Path(__file__).with_name("variables.py")
 MARK = "HVDSPARK_TEST_RUN"
 
 
-def launched(launcher, size, script, *arguments, limit_s=90, **variables):
+def launched(launcher, size, script, *arguments, limit_s=180, **variables):
     """Run a script on `size` ranks; return exit code and all output. No process outlives this call.
 
     `launcher` is "gloo" (horovodrun), "mpi" (mpirun), "torch" (torchrun), "variables" (those of torchrun, and nothing

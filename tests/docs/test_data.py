@@ -9,7 +9,7 @@ SECTIONS = sections("data.md")
 
 @pytest.mark.spark
 @pytest.mark.horovod
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("title", "program"), SECTIONS, ids=[title for title, _ in SECTIONS])
 def test_section(title, program, spark, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ ON_SPARK = [each for each in SECTIONS if "pyspark" in each[1]]
 
 
 @pytest.mark.spark
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("title", "program"), ON_SPARK, ids=[title for title, _ in ON_SPARK])
 def test_section_on_spark(spark, title, program, tmp_path, monkeypatch):
     """In the session that is there: getOrCreate returns it."""

@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 BIN = Path(sys.executable).parent
 
 
-def run(*command, cwd=EXAMPLES, timeout=150, activated=True):
+def run(*command, cwd=EXAMPLES, timeout=280, activated=True):
     """Run a command of the docs, with the environment activated or not; return what it printed."""
     path = [folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != BIN]
     environment = {**os.environ, "PATH": os.pathsep.join([str(BIN)] * activated + path)}
@@ -47,26 +47,26 @@ def test_alone():
 
 
 @pytest.mark.horovod
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_horovodrun():
     check_two_ranks(reports(run(BIN / "horovodrun", "-np", "2", BIN / "python", "train.py")))
 
 
 @pytest.mark.mpi
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_mpirun():
     check_two_ranks(reports(run(BIN / "mpirun", "-n", "2", BIN / "python", "train.py")))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_torchrun():
     check_two_ranks(reports(run(BIN / "torchrun", "--standalone", "--nproc-per-node", "2", "train.py")))
 
 
 @pytest.mark.spark
 @pytest.mark.horovod
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("script", ["on_horovod_spark.py", "on_barrier_launcher.py"])
 def test_inside_spark(script):
     check_two_ranks(reports(run(BIN / "python", script, activated=False)))
@@ -94,9 +94,9 @@ def test_a_demo_that_cannot_be_is_refused_in_a_line(arguments, words, tmp_path):
 @pytest.mark.spark
 @pytest.mark.horovod
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_demo(tmp_path):
-    printed = run(BIN / "python", "mnist.py", "--output", tmp_path / "run", timeout=200, activated=False)
+    printed = run(BIN / "python", "mnist.py", "--output", tmp_path / "run", timeout=280, activated=False)
     accuracy = float(re.search(r"^test accuracy +(0\.\d{4})$", printed, re.MULTILINE).group(1))
     assert accuracy >= 0.93
     for name in ("loss", "validation loss", "bytes sent by a rank", "dense would be", "seconds", "model", "report"):

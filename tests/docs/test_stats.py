@@ -12,7 +12,7 @@ from contracts.table import make_network, make_rows
 
 @pytest.mark.spark
 @pytest.mark.horovod
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_the_program_runs(spark, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (program,) = programs("stats.md")

@@ -22,7 +22,7 @@ from hvdspark_launch import (
 )
 from hvdspark_launch.outcome import Outcome
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 
 def test_each_rank_gets_its_own_rows(spark):
@@ -215,7 +215,7 @@ def test_gpus_and_cores_of_spark_are_named_to_ranks_and_never_shared(tmp_path, m
         env={**os.environ, "PYSPARK_PYTHON": sys.executable},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         cwd=tmp_path,
     )
     assert words in done.stdout, done.stdout + done.stderr[-3000:]

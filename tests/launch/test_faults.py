@@ -22,7 +22,7 @@ from hvdspark_launch import (
 )
 from hvdspark_launch.spark_session import SparkSide
 
-pytestmark = [pytest.mark.horovod, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.horovod, pytest.mark.timeout(300)]
 
 
 def fail_beside_one_that_sleeps():

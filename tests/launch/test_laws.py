@@ -8,7 +8,7 @@ import pytest
 from contracts import launcher as contract
 from hvdspark_launch import BarrierLauncher, HorovodSparkLauncher, LocalLauncher
 
-pytestmark = [pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def children():

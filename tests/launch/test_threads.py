@@ -57,7 +57,7 @@ def test_local(monkeypatch):
 
 @pytest.mark.spark
 @pytest.mark.horovod
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_barrier(spark, monkeypatch):
     # Spark itself sets OMP_NUM_THREADS to 1 here, which nobody asked for.
     assert BarrierLauncher(spark).run(seen, 1) == [[str(CORES), str(CORES), None, CORES]]
@@ -72,6 +72,6 @@ def test_barrier(spark, monkeypatch):
 @pytest.mark.spark
 @pytest.mark.horovod
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_horovod_spark(spark):
     assert HorovodSparkLauncher(spark).run(seen, 1) == [[str(CORES)] * 3 + [CORES]]

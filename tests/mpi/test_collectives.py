@@ -15,7 +15,7 @@ HVD_MPI = pytest.param("mpi", "horovod", marks=[pytest.mark.horovod, pytest.mark
 MPI = pytest.param("mpi", "mpi", marks=pytest.mark.mpi, id="mpi")
 TORCH = pytest.param("variables", "torch", id="torch")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def seconds_since_failure(output):

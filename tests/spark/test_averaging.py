@@ -8,7 +8,7 @@ from contracts.table import fit, make_master, make_network
 from hvdspark import Nesterov, ParameterAveragingTrainingMaster, SharedTrainingMaster, SparkMultiLayer
 from hvdspark.errors import ConfigurationError
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 
 def averaging(**options):

@@ -11,7 +11,7 @@ from contracts.table import CLASSES, WIDTH, fit, make_master, make_network
 from hvdspark import Network, SharedTrainingMaster, SparkMultiLayer
 from hvdspark.errors import ConfigurationError, DataError, ModelError, RankFailed, TooFewSlots, UnsupportedError
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 
 def vector_loss(output, target):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SCRIPT = """
 import functools, sys
@@ -66,7 +66,7 @@ def test_fit_evaluate_predict_and_what_is_refused(tmp_path):
         env={**os.environ, "PYSPARK_PYTHON": sys.executable},
         capture_output=True,
         text=True,
-        timeout=140,
+        timeout=280,
         cwd=tmp_path,
     )
     for words in (
@@ -135,7 +135,7 @@ def test_data_from_tables_and_files(tmp_path):
         env={**os.environ, "PYSPARK_PYTHON": sys.executable},
         capture_output=True,
         text=True,
-        timeout=140,
+        timeout=280,
         cwd=tmp_path,
     )
     counts = "examples 206\nexamples 300\nstaged 3\nloaded 300\n"

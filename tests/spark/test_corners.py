@@ -17,7 +17,7 @@ from hvdspark.errors import ConfigurationError, DataError, ModelError, RankFaile
 from hvdspark.events import EventReader
 from hvdspark_launch import InlineLauncher
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
 
@@ -164,7 +164,7 @@ def test_classes_in_a_file_beside_the_script_travel(tmp_path):
         env={**os.environ},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     assert "rows 40\n" in done.stdout, done.stderr[-3000:]
     assert "accuracy 1.0\n" in done.stdout

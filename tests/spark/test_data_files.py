@@ -7,7 +7,7 @@ from hvdspark import storage
 from hvdspark.data import DataSet, FileBatch, create_file_batches, list_paths, validate_data_sets
 from hvdspark.errors import StorageError
 
-pytestmark = [pytest.mark.spark, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

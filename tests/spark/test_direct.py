@@ -24,7 +24,7 @@ from hvdspark import (
 from hvdspark.data import DefaultRepartitioner, EqualRepartitioner, Repartitioner
 from hvdspark.errors import ConfigurationError, DataError
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 SCHEMA = "id int, features array<float>, label int"
 

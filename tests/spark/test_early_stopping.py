@@ -7,7 +7,7 @@ from contracts.table import make_master, make_network
 from hvdspark import EarlyStopping, SparkMultiLayer
 from hvdspark.errors import ConfigurationError
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 
 def test_a_fit_ends_early_with_the_best_weights(spark, table, tmp_path):

@@ -24,7 +24,7 @@ from hvdspark import (
 )
 from hvdspark.errors import ConfigurationError, DataError, ModelError, UnsupportedError
 
-pytestmark = [pytest.mark.spark, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(300)]
 
 STILL = functools.partial(torch.optim.SGD, lr=0.0)
 

@@ -11,7 +11,7 @@ from hvdspark.data.elements import element_rows
 from hvdspark.data.parts import write_parts
 from hvdspark.errors import RankFailed
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 SCHEMA = "id int, features array<float>, label int"
 

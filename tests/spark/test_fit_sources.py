@@ -11,7 +11,7 @@ from hvdspark import DataSet, MultiDataSet, Network, SparkMultiLayer, TensorColu
 from hvdspark.data import RDDSource, Table, TableSource, plan_fields
 from hvdspark.errors import ConfigurationError, DataError, UnsupportedError
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 SCHEMA = "id int, features array<float>, label int"
 STILL = functools.partial(torch.optim.SGD, lr=0.0)  # scores are those of the weights that were given

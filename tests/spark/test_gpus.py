@@ -14,7 +14,7 @@ from hvdspark_launch import BarrierLauncher, HorovodSparkLauncher, InlineLaunche
 from hvdspark_launch.outcome import Outcome
 from hvdspark_launch.spark_gpus import profile_of_one_gpu
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(300)]
 
 # Each worker that asks gets the next card, as on a host whose workers each own one.
 DISCOVERY = """#!/bin/sh
@@ -83,7 +83,7 @@ def test_the_stage_asks_for_gpus_where_the_session_does_not(tmp_path):
     (tmp_path / "discover").chmod(0o755)
     (tmp_path / "gpus.py").write_text(SCRIPT)
     # Executors run what PYSPARK_PYTHON names.
-    code, output = launched("none", 1, tmp_path / "gpus.py", str(tmp_path), limit_s=150, PYSPARK_PYTHON=sys.executable)
+    code, output = launched("none", 1, tmp_path / "gpus.py", str(tmp_path), limit_s=280, PYSPARK_PYTHON=sys.executable)
     assert code == 0, output
     for words in (
         "a GPU each 2\n",

@@ -12,7 +12,7 @@ from hvdspark import Network, SharedTrainingMaster, SparkMultiLayer, TrainingHoo
 from hvdspark.errors import ConfigurationError
 from hvdspark_launch import RankFailed
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 
 class Diary:

@@ -12,7 +12,7 @@ from contracts.table import CLASSES, WIDTH, make_network, make_rows
 from hvdspark import DataSet, Network, SparkMultiLayer
 from hvdspark.errors import ConfigurationError, DataError, UnsupportedError
 
-pytestmark = [pytest.mark.spark, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(300)]
 
 STILL = functools.partial(torch.optim.SGD, lr=0.0)
 

@@ -9,7 +9,7 @@ from contracts.table import CLASSES, WIDTH, make_master, make_network
 from hvdspark.errors import ConfigurationError, DataError, UnsupportedError
 from hvdspark.ml import NetworkEstimator, NetworkModel
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from hvdspark import Network, TrainingListener
 from hvdspark.errors import ConfigurationError, ModelError, StorageError, UnsupportedError
 from hvdspark.ml import NetworkEstimator, NetworkModel
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 # ---- searches ------------------------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ def test_a_pipeline_is_loaded_in_a_fresh_process_by_known_classes_only(spark, tm
         env={**os.environ, "PYSPARK_PYTHON": sys.executable},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=280,
         cwd=tmp_path,
     )
     row = whole.transform(spark.createDataFrame([[float(i) for i in range(WIDTH)]], NAMES)).first()

@@ -13,7 +13,7 @@ from contracts.table import CLASSES, WIDTH, fit, make_master, make_network
 from hvdspark import Evaluation, FixedThresholdAlgorithm, SharedTrainingMaster, SparkDl4jMultiLayer, SparkMultiLayer
 from hvdspark.errors import ConfigurationError
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

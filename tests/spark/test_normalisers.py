@@ -12,7 +12,7 @@ from hvdspark import NormalizerMinMaxScaler, NormalizerStandardize
 from hvdspark.data import DataSet
 from hvdspark.errors import DataError, StorageError, UnsupportedError
 
-pytestmark = [pytest.mark.spark, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(300)]
 
 STANDARD = NormalizerStandardize()
 
@@ -135,7 +135,7 @@ def test_under_connect(tmp_path):
         env={**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_TESTING": "1"},  # a free port, not always 15002
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         cwd=tmp_path,
     )
     for words in ("near True", "files 300", "8 files: 8 valid, 0 invalid", "batches 3"):

@@ -7,7 +7,7 @@ import torch
 from contracts.table import fit, make_master, make_network
 from hvdspark import NormalizerStandardize, SparkMultiLayer
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 
 def test_training_evaluation_and_prediction_see_normalised_features(spark):

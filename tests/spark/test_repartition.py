@@ -12,7 +12,7 @@ from hvdspark.data import Repartition, RepartitionStrategy, repartition
 from hvdspark.data.repartition import AnyRepartitioner, equal_sizes
 from hvdspark.errors import ConfigurationError
 
-on_spark = [pytest.mark.spark, pytest.mark.timeout(120)]
+on_spark = [pytest.mark.spark, pytest.mark.timeout(300)]
 SIZES = [[160], [0, 0, 0], [1], [5, 0, 3, 0, 20], [31, 33, 32], [1000, 1], [7] * 6]
 
 

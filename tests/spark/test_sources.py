@@ -11,7 +11,7 @@ from hvdspark.data.plan import EpochPlan
 from hvdspark.data.row_groups import StagedRowGroups
 from hvdspark.errors import DataError
 
-pytestmark = [pytest.mark.spark, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(300)]
 
 BATCH = 8
 SIZES = (1, BATCH - 1, BATCH, BATCH + 1, 1000)

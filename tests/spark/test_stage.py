@@ -17,7 +17,7 @@ from hvdspark.data.sources import TableSource
 from hvdspark.data.stage import stage as stage_source
 from hvdspark.errors import ConfigurationError, DataError, EnvironmentMismatch, StorageError
 
-pytestmark = [pytest.mark.spark, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(300)]
 
 
 def stage(df, plan, directory, **options):

@@ -10,7 +10,7 @@ from contracts.table import make_master, make_network
 from hvdspark import Network, NormalizerStandardize, ParameterAveragingTrainingMaster, SparkMultiLayer
 from hvdspark.errors import ConfigurationError
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 
 def averaging(**options):

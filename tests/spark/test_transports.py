@@ -11,7 +11,7 @@ from contracts.tensors import bits
 from hvdspark import Network, ParameterAveragingTrainingMaster, SharedTrainingMaster, SparkMultiLayer
 from hvdspark.errors import ConfigurationError, RankFailed
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 
 def trained(spark, table, **options):

@@ -30,7 +30,7 @@ from hvdspark.sync import DEFAULT_THRESHOLD_ALGORITHM
 from hvdspark.training import CheckpointManifest, find_checkpoints
 from hvdspark.training.checkpoint import list_checkpoints
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 BY_STEP = {

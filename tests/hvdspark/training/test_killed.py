@@ -16,7 +16,7 @@ from hvdspark.training import work
 from hvdspark.training.worker import WEIGHTS_FILE
 from hvdspark_launch import LocalLauncher
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Killing(TrainingHook):

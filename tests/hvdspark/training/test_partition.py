@@ -19,7 +19,7 @@ from hvdspark.data.columns import ColumnField, ColumnPlan
 from hvdspark.errors import ConfigurationError, DataError, StorageError
 from hvdspark.training import Failure, find_checkpoints, work_on_partition
 
-pytestmark = pytest.mark.timeout(180)  # the first ranks may have to compile kernels
+pytestmark = pytest.mark.timeout(300)  # the first ranks may have to compile kernels
 
 FIELDS = (ColumnField("feature", 0, ("x",), "array", "float32"), ColumnField("label", 0, ("y",), "scalar", "int64"))
 
