@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 from hvdspark import storage
 from hvdspark.data import Field, Manifest, PartitionReader, Source, TableSource, stage, stage_apart
 from hvdspark.data.verdict import check_same_fields
-from hvdspark.errors import DataError, StorageError
+from hvdspark.errors import DataError
+from hvdspark.masters.exports import ExportDirectory
 from hvdspark.masters.layout import Layout
 from hvdspark.masters.placement import absolute
 from hvdspark_launch import KeptPartitions
 
 __all__ = ["StagedData", "check_alike", "staged"]
 
-_LOG = logging.getLogger(__name__)
+_Staged: TypeAlias = tuple[list[Manifest], list[str]]
 _NUMBERS = {"int64": "integer", "float32": "float"}
 
 
@@ -70,7 +71,7 @@ def staged(
     """Stage the data of a fit for the length of a block.
 
     Without an export directory they lie in the run directory, and are removed at the end of the block, whatever
-    happens. In an export directory they stay, and what was staged there from the same source in the same way is used
+    happens. In an `ExportDirectory` they stay, and what was staged there from the same source in the same way is used
     again, after its checksums were compared.
 
     Parameters
@@ -81,12 +82,12 @@ def staged(
         See above.
     """
     if export_directory is not None:
-        parent = absolute(export_directory)
-        yield _stage_all(train, validation, parent, keep=True)
+        export = ExportDirectory(absolute(export_directory))
+        yield _stage_all(train, validation, lambda source, _: _keep_staged(source, export))
         return
     parent = storage.join(run_directory, f"staged-{secrets.token_hex(4)}")
     try:
-        yield _stage_all(train, validation, parent, keep=False)
+        yield _stage_all(train, validation, lambda source, name: _stage(source, storage.join(parent, name)))
     finally:
         storage.remove_tree(parent)
 
@@ -120,45 +121,29 @@ def handed_over(
         yield StagedData(None, place, rows=KeptPartitions(frame), reader=handover.reader)
 
 
-def _stage_all(train: Source, validation: Source | None, parent: str, *, keep: bool) -> StagedData:
-    manifests, places = _stage_one(train, parent, "train", keep=keep)
+def _stage_all(train: Source, validation: Source | None, stage_one: Callable[[Source, str], _Staged]) -> StagedData:
+    manifests, places = stage_one(train, "train")
     if validation is not None:
-        more, place = _stage_one(validation, parent, "validation", keep=keep)
+        more, place = stage_one(validation, "validation")
         manifests, places = manifests + more, places + place
     if len(manifests) > 1:
         check_same_fields(manifests[0].fields, manifests[1].fields)
     return StagedData(places[0], places[1] if len(places) > 1 else None, manifests[0].fields)
 
 
-def _stage_one(source: Source, parent: str, name: str, *, keep: bool) -> tuple[list[Manifest], list[str]]:
-    """Stage a source, or find what was staged from it; two folders where it holds rows back."""
-    identity = (source.identity() if keep else None) or ""
-    if keep:
-        name = f"staged-{identity[:16] or secrets.token_hex(8)}"
-    places = [storage.join(parent, each) for each in ([name, f"{name}-validation"] if source.has_flags else [name])]
-    found = _find(places, identity) if identity else None
-    if found is not None:
-        _LOG.info("%s was staged before: %s is used again", source.name, places[0])
-        return found, places
+def _stage(source: Source, place: str) -> _Staged:
+    """Stage a source into a folder, and the rows that it holds back into another."""
+    places = [place, f"{place}-validation"] if source.has_flags else [place]
+    return _stage_into(source, places), places
+
+
+def _keep_staged(source: Source, export: ExportDirectory) -> _Staged:
+    identity = source.identity() or ""
+    num_parts = 2 if source.has_flags else 1
+    return export.data_set(source.name, identity, num_parts, lambda places: _stage_into(source, places, identity))
+
+
+def _stage_into(source: Source, places: list[str], identity: str = "") -> list[Manifest]:
     if source.has_flags:
-        return list(stage_apart(source, places[0], places[1], identity=identity)), places
-    return [stage(source, places[0], identity=identity)], places
-
-
-def _find(places: list[str], identity: str) -> list[Manifest] | None:
-    """Return the manifests of what was staged before; what is there but is damaged is removed."""
-    found = []
-    for place in places:
-        try:
-            manifest = Manifest.read(place)
-            manifest.check_files(place)
-        except StorageError as error:
-            for each in places:
-                if storage.exists(each):
-                    _LOG.info("%s is staged again: %s", each, error)
-                storage.remove_tree(each)
-            return None
-        if manifest.source != identity:
-            return None
-        found.append(manifest)
-    return found
+        return list(stage_apart(source, places[0], places[1], identity=identity))
+    return [stage(source, places[0], identity=identity)]

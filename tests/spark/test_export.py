@@ -1,6 +1,7 @@
 """How long staged data live, and when they are used again."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def fits(spark, caplog, export, data, network=None, **options):
 
 
 def folders(export):
-    return sorted(path.name for path in export.iterdir())
+    return sorted(path.name for path in export.iterdir() if path.is_dir())
 
 
 def test_without_an_export_directory_nothing_stays(spark, table, tmp_path):
@@ -59,6 +60,18 @@ def test_a_table_is_staged_once(spark, table, tmp_path, caplog):
     assert not fits(spark, caplog, export, flagged, validation="v")
     assert fits(spark, caplog, export, flagged, validation="v")
     assert len(folders(export)) == 6
+
+
+def test_fits_at_one_time_share_an_export_directory(spark, table, tmp_path, caplog):
+    """Both stage at once: each trains on data that are whole, and one data set stays."""
+    with ThreadPoolExecutor(2) as threads:
+        master = make_master(export_directory=str(tmp_path))
+        models = [SparkMultiLayer(spark, make_network(), master) for _ in range(2)]
+        results = list(threads.map(lambda model: model.fit(table), models))
+    assert [sum(rank.examples for rank in result.stats.ranks) for result in results] == [table.count()] * 2
+    assert fits(spark, caplog, tmp_path, table)
+    assert len(list(tmp_path.glob("staged-*.json"))) == 1
+    assert not list(tmp_path.glob("staging-*"))
 
 
 def _narrow():
@@ -103,7 +116,7 @@ def test_loaders_that_change_stage_again(spark, tmp_path, caplog):
 def test_what_was_damaged_is_staged_again(spark, table, tmp_path, caplog, harm):
     export = tmp_path / "export"
     fits(spark, caplog, export, table)
-    (folder,) = export.iterdir()
+    folder = export / folders(export)[0]
     part = min(folder.glob("part-*"))
     if harm == "flip":
         data = bytearray(part.read_bytes())
