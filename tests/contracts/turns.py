@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def what_was_started_comes_first(collective):
     local = collective.local()
     for call in range(3):
         goes_on = threading.Event()
-        future = collective.start(lambda: several(collective, log, 0.02 * collective.rank, goes_on))
+        future = collective.start(partial(several, collective, log, 0.02 * collective.rank, goes_on))
         log.append("goes on")
         goes_on.set()
         if call == 1:
