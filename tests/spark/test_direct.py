@@ -277,8 +277,9 @@ def test_an_rdd_is_held_for_the_length_of_a_fit(spark, monkeypatch, way):
     run = base.run_to_the_end
 
     def looking(*args, **options):
+        result = run(*args, **options)
         held.extend(str(each.getStorageLevel().description()) for each in levels())
-        return run(*args, **options)
+        return result
 
     def levels():
         return list(spark.sparkContext._jsc.getPersistentRDDs().values())
@@ -294,6 +295,11 @@ def test_an_rdd_is_held_for_the_length_of_a_fit(spark, monkeypatch, way):
     with pytest.raises(DataError):
         fit(spark, bad, still(), master)
     assert not levels()
+    held.clear()
+    if way == "direct":
+        fit(spark, frame_of(spark, 9, 2), still(), master)
+        assert [each.split()[0] for each in held] == ["Disk"], "also a DataFrame, once ranks have read it"
+        assert not levels()
     own = rdd.map(lambda each: each).cache()
     fit(spark, own, still(), master)
     assert own.is_cached
