@@ -2,10 +2,12 @@
 
 ::
 
-    python docs/benchmarks/memory.py                  # two ranks, batches of 256, 100-64-2 with SGD
+    python docs/benchmarks/memory.py                         # two ranks, batches of 256, 100-64-2 with SGD
+    python docs/benchmarks/memory.py --approach direct       # each rank spills its own partition and maps it
 
 The peak of a process is its own high-water mark of resident memory (VmHWM of Linux), looked up five times a second, so
-what a process takes in its last fifth of a second can be missed. Shared pages count in each process.
+what a process takes in its last fifth of a second can be missed. Shared pages count in each process. Own memory
+(RssAnon) leaves out the pages of files, which the system takes back when it needs room.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class Peaks:
     """Watches this process and all below it; what each one's high-water mark was."""
 
     def __init__(self) -> None:
-        self._bytes: dict[tuple[str, int], int] = {}
+        self._bytes: dict[tuple[str, int], tuple[int, int]] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -57,16 +59,20 @@ class Peaks:
                     status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
                 except (psutil.NoSuchProcess, OSError):
                     continue  # it has ended
-                marks = [int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")]
+                facts = dict(line.split(":", 1) for line in status.splitlines())
+                if "VmHWM" not in facts:
+                    continue  # it ends
                 key = name, process.pid
-                self._bytes[key] = max([self._bytes.get(key, 0), *marks])
+                resident, own_memory = (int(facts[fact].split()[0]) * 1024 for fact in ("VmHWM", "RssAnon"))
+                before = self._bytes.get(key, (0, 0))
+                self._bytes[key] = max(before[0], resident), max(before[1], own_memory)
 
-    def largest(self) -> dict[str, int]:
-        """Return the largest mark among the driver, the JVM, and the other processes of Python, in bytes."""
-        found = {"driver": 0, "JVM": 0, "workers": 0}
-        for (name, _), mark in self._bytes.items():
+    def largest(self) -> dict[str, tuple[int, int]]:
+        """Return the largest marks, all and own, of the driver, the JVM, and other processes of Python, in bytes."""
+        found = {"driver": (0, 0), "JVM": (0, 0), "workers": (0, 0)}
+        for (name, _), marks in self._bytes.items():
             kind = {"driver": "driver", "java": "JVM"}.get(name, "workers")
-            found[kind] = max(found[kind], mark)
+            found[kind] = max(found[kind][0], marks[0]), max(found[kind][1], marks[1])
         return found
 
 
@@ -95,6 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--columns", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--approach", choices=["export", "direct"], default="export")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "table.parquet"
@@ -104,18 +112,20 @@ def main() -> None:
         layers = torch.nn.Linear(options.columns, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2)
         sgd = functools.partial(torch.optim.SGD, lr=0.05)
         network = Network(torch.nn.Sequential(*layers), torch.nn.CrossEntropyLoss(), sgd)
-        master = SharedTrainingMaster(batch_size_per_worker=256, num_workers=2, rng_seed=1)
+        master = SharedTrainingMaster(
+            batch_size_per_worker=256, num_workers=2, rng_seed=1, rdd_training_approach=options.approach
+        )
         columns = [f"c{number}" for number in range(options.columns)]
         model = SparkMultiLayer(spark, network, master, features_col=columns, label_col="label")
         begin = time.perf_counter()
         with Peaks() as peaks:
-            result = model.fit(spark.read.parquet(str(path)), epochs=1)
+            result = model.fit(spark.read.parquet(str(path)), epochs=options.epochs)
         seconds = time.perf_counter() - begin
         spark.stop()
     examples = sum(rank.examples for rank in result.stats.ranks)
     print(f"{examples:,} rows x {options.columns} in {seconds:.0f} s ({result.stats.staging_s:.0f} s staging)")
-    for kind, mark in peaks.largest().items():
-        print(f"{kind}: {mark / 2**20:,.0f} MiB at most in a process")
+    for kind, (mark, own) in peaks.largest().items():
+        print(f"{kind}: {mark / 2**20:,.0f} MiB at most in a process, {own / 2**20:,.0f} of them its own")
     small, large = plan_bytes(options.rows) / 2**20, plan_bytes(1000 * options.rows) / 2**20
     print(f"a plan and its first block: {small:.1f} MiB; of 1,000 times the rows: {large:,.1f} MiB")
     load_s = max(rank.seconds["load"] for rank in result.stats.ranks)
