@@ -72,7 +72,7 @@ class CudaStore(Store):
 
     def encode(
         self, update: Update, ends: NDArray[np.int64], taus: NDArray[np.float32], steps: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64], int]:
+    ) -> tuple[NDArray[np.int32], list[int], int]:
         """Launch the pass; read its result, and then just the codes that there are."""
         from hvdspark_kernels.threshold.cuda import EncodePass
 
@@ -88,8 +88,8 @@ class CudaStore(Store):
         count, bad, counts = self._pass.result()
         if bad >= 0:
             undo(self.residual, *arrays)
-            return np.empty(0, np.int32), np.zeros_like(counts), bad
-        return self._pass.codes(count), counts, -1
+            return np.empty(0, np.int32), [0] * ends.size, bad
+        return self._pass.codes(count), counts.tolist(), -1
 
     def take_all(self, update: Update, values: NDArray[np.float32]) -> int:
         """Copy everything to the host: a dense message goes there whole."""

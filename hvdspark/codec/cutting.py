@@ -65,9 +65,12 @@ class Cutter:
 
 def _between(groups: Groups, first: int, last: int) -> Groups:
     """Return the groups of the codes from `first` to `last`; where there are none, the first group without any."""
-    ends = np.cumsum(groups.counts)
-    counts = np.clip(ends, first, last) - np.clip(ends - groups.counts, first, last)
-    some = counts > 0
-    if not some.any():
-        return Groups(np.zeros(1, np.int64), groups.thresholds[:1], np.zeros(1, np.float32))
-    return Groups(counts[some], groups.thresholds[some], groups.magnitudes[some])
+    found, end = Groups([], [], []), 0
+    for count, threshold, magnitude in zip(*groups, strict=True):
+        begin, end = end, end + count
+        inside = min(end, last) - max(begin, first)
+        if inside > 0:
+            found.counts.append(inside)
+            found.thresholds.append(threshold)
+            found.magnitudes.append(magnitude)
+    return found if found.counts else Groups([0], groups.thresholds[:1], [0.0])

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from hvdspark.codec import multiples
 from hvdspark.codec.dense import DenseFormat
 from hvdspark.codec.devices import target
-from hvdspark.codec.format import Format, Plan
 from hvdspark.codec.message import DENSE, Checked, Expected, Message, check
 from hvdspark.errors import ConfigurationError, MessageError, NonFiniteError
 from hvdspark_kernels import threads
@@ -158,7 +157,7 @@ def read_messages(
     def check_some(first: int, last: int) -> list[Checked]:
         return [_check(messages, place, n, scales[place], hopes[place]) for place in range(first, last)]
 
-    checked = [each for some in threads.run(check_some, parts) for each in some]
+    checked = list(itertools.chain.from_iterable(threads.run(check_some, parts)))
     codes, starts = _read_codes(checked, parts, num_threads)
     return Decoded(checked, n, scales, codes, starts, _read_multiples(checked, starts, scales))
 
@@ -175,11 +174,8 @@ def _check(messages: Sequence[Message], place: int, n: int, scale: float, expect
         found = check(messages[place], n, expected)
     except MessageError as error:
         raise _named(error, place, len(messages)) from None
-    if isinstance(found.form, DenseFormat):
-        largest = found.form.largest(found.body)
-    else:
-        largest = max(found.groups.magnitudes.tolist())
-    _check_scale(scale, largest, place)
+    is_dense = isinstance(found.form, DenseFormat)
+    _check_scale(scale, DENSE.largest(found.body) if is_dense else max(found.groups.magnitudes), place)
     return found
 
 
@@ -192,7 +188,7 @@ def _read_codes(
     checked: list[Checked], parts: list[tuple[int, int]], num_threads: int | None
 ) -> tuple[NDArray[np.int32], list[int]]:
     """Read the codes of all messages, one after the other; return them and where each message's begin."""
-    counts = [each.header.count if isinstance(each.form, Format) else 0 for each in checked]
+    counts = [0 if each.form is DENSE else each.header.count for each in checked]
     starts = [0, *itertools.accumulate(counts)]
     codes = np.empty(starts[-1], np.int32)
     inside = num_threads if len(parts) == 1 else 1
@@ -229,10 +225,10 @@ def _read_multiples(checked: list[Checked], starts: list[int], scales: list[floa
 
 def _read(message: Checked, codes: NDArray[np.int32], num_threads: int | None) -> int:
     """Read the codes of a message; return how many are good."""
-    header, form = message.header, message.form
-    if not isinstance(form, Format):
+    form = message.form
+    if isinstance(form, DenseFormat) or not message.body.size:
         return 0
-    return form.read(message.body, header.n, Plan(message.body.size, header.parameter), codes, num_threads)
+    return form.read(message.body, message.header.n, message.plan, codes, num_threads)
 
 
 def _stretches(checked: list[Checked]) -> Iterator[tuple[int, int]]:
@@ -253,10 +249,10 @@ def _stretches(checked: list[Checked]) -> Iterator[tuple[int, int]]:
 
 def _runs(checked: list[Checked], scales: list[float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return where the codes of each group of each message end, and what they are worth: not rounded to float32 yet."""
-    ends = np.cumsum(np.concatenate([each.groups.counts for each in checked]))
     pairs = zip(checked, scales, strict=True)
-    values = np.concatenate([each.groups.magnitudes.astype(np.float64) * scale for each, scale in pairs])
-    return ends, values
+    values = [magnitude * scale for each, scale in pairs for magnitude in each.groups.magnitudes]
+    counts = [count for each in checked for count in each.groups.counts]
+    return np.array(list(itertools.accumulate(counts)), np.int64), np.array(values, np.float64)
 
 
 def _named(error: MessageError, place: int, num_messages: int) -> MessageError:
@@ -266,7 +262,7 @@ def _named(error: MessageError, place: int, num_messages: int) -> MessageError:
 
 def _one_each(given: _Item | Sequence[_Item], num_messages: int, name: str) -> list[_Item]:
     """Return one item a message."""
-    if not isinstance(given, Sequence | np.ndarray):
+    if not isinstance(given, (list, np.ndarray, Sequence)):  # the last takes longer to tell than the others together
         return [given] * num_messages
     if len(given) != num_messages:
         raise ConfigurationError(f"{name} has {len(given)} items for {num_messages} messages")

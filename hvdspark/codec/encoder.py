@@ -95,7 +95,7 @@ class Encoder:
         # A dense encoder asks no algorithm; any will do to hold its state.
         self._thresholds = Thresholds(threshold_algorithm or FixedThresholdAlgorithm(1.0), ends)
         self._before = self._thresholds.states
-        self._taus = np.zeros(len(ends), np.float32)
+        self._taus = [0.0] * len(ends)
         self._clipped_mass = 0.0
         self._store = open_store(n, device, num_threads)
         self._device = device
@@ -125,7 +125,7 @@ class Encoder:
     @property
     def thresholds(self) -> tuple[float | None, ...]:
         """The tau of each group, of the last message or of a state that was loaded; None while undecided."""
-        return tuple(tau or None for tau in self._taus.tolist())
+        return tuple(tau or None for tau in self._taus)
 
     @property
     def threshold(self) -> float | None:
@@ -212,8 +212,8 @@ class Encoder:
             If a message has other groups of elements than this encoder.
         """
         groups = [message.groups for message in messages]
-        if any(each.counts.size != self._ends.size for each in groups):
-            sizes = [each.counts.size for each in groups]
+        sizes = [len(each.counts) for each in groups]
+        if sizes.count(self._ends.size) != len(sizes):
             raise ConfigurationError(f"this encoder has {self._ends.size} groups, the messages have {sizes}")
         densities = [self._densities(message.groups, dense=message.form is DENSE) for message in messages]
         self._thresholds.agree(groups, densities)
@@ -269,7 +269,7 @@ class Encoder:
         self._store.load(state["residual"])
         self._clipped_mass = state["clipped_mass"]
         self._thresholds.states = self._before = states
-        self._taus = np.array([round_tau(each) if each else 0.0 for each in thresholds], np.float32)
+        self._taus = [round_tau(each) if each else 0.0 for each in thresholds]
 
     # ---- an encode ---------------------------------------------------------------------------------------------
 
@@ -278,15 +278,14 @@ class Encoder:
             return self._encode_dense(update, stamp)
         thresholds = self._thresholds.next(lambda where: self._finite_totals(update, where))
         seen = self._look(update) if self._observer else []
-        rounded = [round_tau(each) if each else 0.0 for each in thresholds.tolist()]
-        self._taus = np.array(rounded, np.float32)
-        taus = np.array([each or MAX_TAU for each in rounded], np.float32)  # without one all elements are zero
+        self._taus = [round_tau(each) if each else 0.0 for each in thresholds]
+        taus = np.array([each or MAX_TAU for each in self._taus], np.float32)  # without one all elements are zero
         steps = self._magnitude.steps(taus)
         codes, counts, bad = self._store.encode(update, self._ends, taus, steps)
         if bad >= 0:
             self._refuse(update, bad)
         self._before = self._thresholds.states
-        taken, self._sent = Taken(steps), codes
+        taken, self._sent = Taken(steps.tolist()), codes
         try:  # the codes have left the residual: either the caller gets them, or they go back
             taken = self._magnitude.take(self._store, codes, counts, self._taus)
             groups = Groups(counts, thresholds, taken.magnitudes)
@@ -307,12 +306,11 @@ class Encoder:
         if bad >= 0:
             self._refuse(update, bad)
         self._before, self._sent = self._thresholds.states, np.empty(0, np.int32)
-        none = np.zeros(1, np.float32)
-        groups = Groups(np.array([self._n]), none, none)
+        groups = Groups([self._n], [0.0], [0.0])
         message = self._writer.seal_dense(groups, stamp)
-        self._thresholds.advance(np.zeros_like(self._taus), self._densities(groups, dense=True))
+        self._thresholds.advance([0.0], self._densities(groups, dense=True))
         try:
-            self._report(groups, Taken(none), seen, DENSE.name, message.size, stamp)
+            self._report(groups, Taken([0.0]), seen, DENSE.name, message.size, stamp)
         except BaseException:
             self.put_back(message)
             raise
@@ -322,11 +320,11 @@ class Encoder:
         if dense:
             return [DENSE_DENSITY] * self._ends.size
         sizes = (stop - start for start, stop in self._thresholds.spans)
-        return [count / size if size else 0.0 for count, size in zip(groups.counts.tolist(), sizes, strict=True)]
+        return [count / size if size else 0.0 for count, size in zip(groups.counts, sizes, strict=True)]
 
     def _post_process(self) -> None:
         iteration = self._thresholds.states[0].iteration
-        for (start, stop), tau in zip(self._thresholds.spans, self._taus.tolist(), strict=True):
+        for (start, stop), tau in zip(self._thresholds.spans, self._taus, strict=True):
             if tau:
                 part = self._store.residual[start:stop]
                 self._clipped_mass += self._post_processor.process(part, iteration, tau, self._num_threads)

@@ -1,8 +1,7 @@
 """What a message says of each group of elements: how many codes it has, what they stand for, and by which threshold."""
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,71 +10,90 @@ from hvdspark.codec.tau import MIN_TAU, are_taus, is_tau, is_zero
 
 __all__ = ["Groups"]
 
+_ROW_BYTES = 12
 
-@dataclass(frozen=True)
-class Groups:
+
+class Groups(NamedTuple):
     """One entry a group, in order of the elements. A message of one group has them in its header.
+
+    Lists: there is one group, as a rule, for which arrays would take ten times as long.
 
     Attributes
     ----------
     counts
-        ``[groups] int64``: codes of each group; the first codes are those of the first group.
+        Codes of each group; the first codes are those of the first group.
     thresholds
-        ``[groups] float32``: what the threshold algorithm gave, not rounded; 0 while undecided.
+        What the threshold algorithm gave, float32, but not rounded to a bfloat16 number; 0 while undecided.
     magnitudes
-        ``[groups] float32``, bfloat16 numbers: what a code stands for; 0 where there are no codes.
+        What a code stands for, bfloat16 numbers; 0 where there are no codes.
     """
 
-    ROW_BYTES: ClassVar[int] = 12
-
-    counts: NDArray[np.int64]
-    thresholds: NDArray[np.float32]
-    magnitudes: NDArray[np.float32]
+    counts: list[int]
+    thresholds: list[float]
+    magnitudes: list[float]
 
     @staticmethod
     def table_bytes(groups: int) -> int:
         """Return the bytes in front of the codes: 12 a group, filled up to a multiple of 8; none for one group."""
-        return 0 if groups == 1 else -(-groups * Groups.ROW_BYTES // 8) * 8
+        return 0 if groups == 1 else -(-groups * _ROW_BYTES // 8) * 8
 
     def write(self, table: NDArray[np.uint8]) -> None:
         """Write the table: counts as uint32, then thresholds, then magnitudes, then zeros."""
-        size = 4 * self.counts.size
+        size = 4 * len(self.counts)
         table[:size].view("<u4")[:] = self.counts
         table[size : 2 * size].view("<f4")[:] = self.thresholds
         table[2 * size : 3 * size].view("<f4")[:] = self.magnitudes
         table[3 * size :] = 0
 
     @classmethod
-    def read(cls, table: NDArray[np.uint8], groups: int) -> "Groups":
-        """Read a table of the right size; what it says is not checked."""
-        size = 4 * groups
-        return cls(
-            table[:size].view("<u4").astype(np.int64),
-            table[size : 2 * size].view("<f4").astype(np.float32),
-            table[2 * size : 3 * size].view("<f4").astype(np.float32),
-        )
+    def one(cls, count: int, threshold: float, magnitude: float) -> "Groups":
+        """Make the entry of a single group of codes.
 
-    def problem(self, count: int) -> str | None:
-        """Return what is wrong, or None."""
-        codes = self.counts.item() if self.counts.size == 1 else int(self.counts.sum())
-        if codes != count:
-            return f"the groups have {codes} codes, the message {count}"
-        if self.counts.size == 1:  # the rule: in a fifth of the time
-            tau, magnitude = self.thresholds.item(), self.magnitudes.item()
-            if count and MIN_TAU <= tau < math.inf and is_tau(magnitude):
-                return None
-            if not count and (MIN_TAU <= tau < math.inf or is_zero(tau)) and is_zero(magnitude):
-                return None
-        known = (self.thresholds >= np.float32(MIN_TAU)) & (self.thresholds < np.inf)
-        taus = are_taus(self.magnitudes)
-        silent = self.counts == 0
-        bad = ~(known | (silent & (self.thresholds.view(np.uint32) == 0)))
+        Raises
+        ------
+        ValueError
+            For what no encoder would say.
+        """
+        if not (MIN_TAU <= threshold < math.inf or (not count and is_zero(threshold))):
+            raise _wrong_threshold(threshold)
+        if not (is_tau(magnitude) if count else is_zero(magnitude)):
+            raise _wrong_magnitude(magnitude)
+        return cls([count], [threshold], [magnitude])
+
+    @classmethod
+    def read(cls, table: NDArray[np.uint8], groups: int, count: int) -> "Groups":
+        """Read the table of so many groups with so many codes.
+
+        Raises
+        ------
+        ValueError
+            For what no encoder would have written.
+        """
+        size = 4 * groups
+        counts = table[:size].view("<u4")
+        thresholds = table[size : 2 * size].view("<f4").astype(np.float32)
+        magnitudes = table[2 * size : 3 * size].view("<f4").astype(np.float32)
+        found = cls(counts.tolist(), thresholds.tolist(), magnitudes.tolist())
+        if table[3 * size :].any():
+            raise ValueError("the table of groups is not filled up with zeros")
+        if sum(found.counts) != count:
+            raise ValueError(f"the groups have {sum(found.counts)} codes, the message {count}")
+        silent = counts == 0
+        known = (thresholds >= np.float32(MIN_TAU)) & (thresholds < np.inf)
+        bad = ~(known | (silent & (thresholds.view(np.uint32) == 0)))
         if bad.any():
-            return f"the threshold {self.thresholds[bad][0]} of codes is no finite number of at least {MIN_TAU}"
-        bad = np.where(silent, self.magnitudes.view(np.uint32) != 0, ~taus)
+            raise _wrong_threshold(thresholds[bad][0])
+        bad = np.where(silent, magnitudes.view(np.uint32) != 0, ~are_taus(magnitudes))
         if bad.any():
-            return (
-                f"the magnitude {self.magnitudes[bad][0]} is no finite bfloat16 number of at least {MIN_TAU}, "
-                "or not zero where nothing is sent"
-            )
-        return None
+            raise _wrong_magnitude(magnitudes[bad][0])
+        return found
+
+
+def _wrong_threshold(value: float) -> ValueError:
+    return ValueError(f"the threshold {value} of codes is no finite number of at least {MIN_TAU}")
+
+
+def _wrong_magnitude(value: float) -> ValueError:
+    return ValueError(
+        f"the magnitude {value} is no finite bfloat16 number of at least {MIN_TAU}, or not zero where nothing is sent"
+    )

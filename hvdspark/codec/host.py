@@ -67,7 +67,7 @@ class HostStore(Store):
 
     def encode(
         self, update: Update, ends: NDArray[np.int64], taus: NDArray[np.float32], steps: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64], int]:
+    ) -> tuple[NDArray[np.int32], list[int], int]:
         """Run the fused kernel."""
         from hvdspark_kernels.threshold import cpu
 
@@ -79,7 +79,7 @@ class HostStore(Store):
             count, bad = cpu.encode(self.residual, update.first, *groups)
         else:
             count, bad = cpu.encode_difference(self.residual, update.first, update.second, *groups)
-        return self._codes[:count], counts, bad
+        return self._codes[:count], counts.tolist(), bad
 
     def take_all(self, update: Update, values: NDArray[np.float32]) -> int:
         """Add in chunks; only then overwrite the residual."""

@@ -1,6 +1,7 @@
 """What a code stands for, and how that leaves the residual."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,25 +20,26 @@ class Taken(NamedTuple):
     Attributes
     ----------
     magnitudes
-        ``[groups] float32``: what a code of each group stands for; 0 where there are no codes.
+        What a code of each group stands for, float32 numbers; 0 where there are no codes.
     multiples
         ``[count] uint8``: how many of them each code stands for; None: one.
     """
 
-    magnitudes: NDArray[np.float32]
+    magnitudes: list[float]
     multiples: NDArray[np.uint8] | None = None
 
     def put_back(self, store: Store, codes: NDArray[np.int32], ends: NDArray[np.int64]) -> None:
         """Add it to the residual."""
+        values = np.array(self.magnitudes, np.float32)
         if self.multiples is None:
-            store.add_codes(codes, ends, self.magnitudes)
+            store.add_codes(codes, ends, values)
         else:
-            store.add_codes(codes, ends, multiples.values_of(self.magnitudes), self.multiples)
+            store.add_codes(codes, ends, multiples.values_of(values), self.multiples)
 
-    def mean_multiples(self, counts: NDArray[np.int64]) -> list[float]:
+    def mean_multiples(self, counts: Sequence[int]) -> list[float]:
         """Return the mean multiple of each group; 1 where there are none."""
         if self.multiples is None:
-            return [1.0] * counts.size
+            return [1.0] * len(counts)
         parts = np.split(self.multiples, np.cumsum(counts)[:-1])
         return [float(part.mean()) if part.size else 1.0 for part in parts]
 
@@ -59,9 +61,7 @@ class Magnitude(ABC):
         return np.zeros_like(taus)
 
     @abstractmethod
-    def take(
-        self, store: Store, codes: NDArray[np.int32], counts: NDArray[np.int64], taus: NDArray[np.float32]
-    ) -> Taken:
+    def take(self, store: Store, codes: NDArray[np.int32], counts: list[int], taus: list[float]) -> Taken:
         """Take the rest of what codes stand for off the residual; return all that is off now.
 
         Parameters
@@ -71,9 +71,9 @@ class Magnitude(ABC):
         codes
             ``[count] int32``: what the pass found.
         counts
-            ``[groups] int64``: codes of each group.
+            Codes of each group.
         taus
-            ``[groups] float32``: the threshold of each.
+            The threshold of each, float32 numbers.
         """
 
 
@@ -90,11 +90,11 @@ class ThresholdMagnitude(Magnitude):
         self,
         store: Store,  # noqa: ARG002  # the pass has taken all off
         codes: NDArray[np.int32],  # noqa: ARG002
-        counts: NDArray[np.int64],
-        taus: NDArray[np.float32],
+        counts: list[int],
+        taus: list[float],
     ) -> Taken:
         """Leave the residual as it is."""
-        return Taken(np.where(counts > 0, taus, np.float32(0)))
+        return Taken(_where_sent(counts, taus))
 
 
 class MeanMagnitude(Magnitude):
@@ -102,17 +102,15 @@ class MeanMagnitude(Magnitude):
 
     name = "mean"
 
-    def take(
-        self, store: Store, codes: NDArray[np.int32], counts: NDArray[np.int64], taus: NDArray[np.float32]
-    ) -> Taken:
+    def take(self, store: Store, codes: NDArray[np.int32], counts: list[int], taus: list[float]) -> Taken:
         """Take the means off."""
         ends = np.cumsum(counts)
-        means = np.zeros_like(taus)
-        for group, (end, count, tau) in enumerate(zip(ends.tolist(), counts.tolist(), taus.tolist(), strict=True)):
+        means = [0.0] * len(counts)
+        for group, (end, count, tau) in enumerate(zip(ends.tolist(), counts, taus, strict=True)):
             if count:
                 mean = store.sum_coded(codes[end - count : end]) / count
                 means[group] = round_tau(min(mean, 2 * tau))  # above it, r - mean would be rounded
-        store.add_codes(codes, ends, -means)
+        store.add_codes(codes, ends, -np.array(means, np.float32))
         return Taken(means)
 
 
@@ -122,12 +120,14 @@ class MultiplesMagnitude(Magnitude):
     name = "multiples"
     bits = multiples.BITS
 
-    def take(
-        self, store: Store, codes: NDArray[np.int32], counts: NDArray[np.int64], taus: NDArray[np.float32]
-    ) -> Taken:
+    def take(self, store: Store, codes: NDArray[np.int32], counts: list[int], taus: list[float]) -> Taken:
         """Take the multiples off, each in one subtraction: after a first threshold the rest could be rounded twice."""
-        found = store.take_multiples(codes, np.cumsum(counts), taus)
-        return Taken(np.where(counts > 0, taus, np.float32(0)), found)
+        found = store.take_multiples(codes, np.cumsum(counts), np.array(taus, np.float32))
+        return Taken(_where_sent(counts, taus), found)
+
+
+def _where_sent(counts: list[int], taus: list[float]) -> list[float]:
+    return [tau if count else 0.0 for count, tau in zip(counts, taus, strict=True)]
 
 
 MAGNITUDES: dict[str, Magnitude] = {

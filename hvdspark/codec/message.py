@@ -54,13 +54,15 @@ FORMATS: dict[str, Format] = {made.name: made for made in (SparseFormat(), RiceF
 
 Message: TypeAlias = "NDArray[np.uint8] | bytes | bytearray | memoryview"
 
-_LAYOUT = struct.Struct("<4sHBBQQIIIfQIfI")
+_LAYOUT = struct.Struct("<4sHBBQQIIIfQIfII")
 _CHECKSUM = struct.Struct("<I")
+_CHECKSUM_AT = _LAYOUT.size - _CHECKSUM.size
 _STAMP_BITS = (("run_id", 64), ("rank", 32), ("step", 64), ("examples", 32))
 _MAGIC = b"HVDS"
 _VERSION = 2
-_NONE = np.empty(0, np.uint8)
+_BYTE = np.dtype(np.uint8)
 _FORMAT_BITS = 4  # of the header's byte; the others are the bits of a multiple
+_FORMAT_MASK = (1 << _FORMAT_BITS) - 1
 _KNOWN: dict[int, Format | DenseFormat] = {
     **{made.identity: made for made in FORMATS.values()},
     DENSE.identity: DENSE,
@@ -89,13 +91,17 @@ class Stamp:
     examples: int = 0
 
     def __post_init__(self) -> None:
+        longest, shorter = max(self.run_id, self.step), max(self.rank, self.examples)
+        least = min(self.run_id, self.step, self.rank, self.examples)
+        if least >= 0 and longest < 1 << 64 and shorter < 1 << 32:
+            return
         for name, bits in _STAMP_BITS:
             value = getattr(self, name)
             if not 0 <= value < 1 << bits:
                 raise ConfigurationError(f"Stamp.{name} must be in 0..2**{bits} - 1, not {value}")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, as `Header`
 class Expected:
     """What a receiver knows of a message before it comes. None: not checked.
 
@@ -149,6 +155,8 @@ class Checked(NamedTuple):
         What the message says of itself.
     form
         How the body is written.
+    plan
+        Its size, and the format's parameter.
     body
         Codes or values: the payload between the table of groups and the multiples, a view of the message.
     multiples
@@ -158,6 +166,7 @@ class Checked(NamedTuple):
     header: Header
     groups: Groups
     form: Format | DenseFormat
+    plan: Plan
     body: NDArray[np.uint8]
     multiples: NDArray[np.uint8]
 
@@ -185,16 +194,13 @@ def seal(
     multiple_bits: int = 0,
 ) -> None:
     """Write the header, checksum included, in front of a finished payload: ``message[64:]``."""
-    payload = message[HEADER_BYTES:]
-    one = groups.counts.size == 1
-    kind = form.identity | multiple_bits << _FORMAT_BITS
-    head = _LAYOUT.pack(
-        _MAGIC, _VERSION, kind, parameter, stamp.run_id, stamp.step, n, int(groups.counts.sum()),
-        groups.counts.size, float(groups.thresholds[0]) if one else 0.0, payload.size, stamp.rank,
-        float(groups.magnitudes[0]) if one else 0.0, stamp.examples,
+    one = len(groups.counts) == 1
+    _LAYOUT.pack_into(
+        message.data, 0, _MAGIC, _VERSION, form.identity | multiple_bits << _FORMAT_BITS, parameter, stamp.run_id,
+        stamp.step, n, sum(groups.counts), len(groups.counts), groups.thresholds[0] if one else 0.0,
+        message.size - HEADER_BYTES, stamp.rank, groups.magnitudes[0] if one else 0.0, stamp.examples, 0,
     )  # fmt: skip
-    checksum = zlib.crc32(payload.data, zlib.crc32(head))
-    message[:HEADER_BYTES] = np.frombuffer(head + _CHECKSUM.pack(checksum), dtype=np.uint8)
+    _CHECKSUM.pack_into(message.data, _CHECKSUM_AT, _checksum(message))
 
 
 def check(message: Message, n: int, expected: Expected | None = None) -> Checked:
@@ -218,37 +224,45 @@ def check(message: Message, n: int, expected: Expected | None = None) -> Checked
     """
     data = _bytes(message)
     header = _read(data)
-    expected = expected or Expected()
-    payload = data[HEADER_BYTES:]
     form = _KNOWN.get(header.format)
-    if form is None or header.multiple_bits not in (0, multiples.BITS):
-        known = f"format {header.format} with multiples of {header.multiple_bits} bits"
+    bits = header.multiple_bits
+    if form is None or bits not in (0, multiples.BITS):
+        known = f"format {header.format} with multiples of {bits} bits"
         raise MessageError(f"{known} is not known: do all ranks run one version?")
-    if header.payload_bytes != payload.size:
-        raise MessageError(f"the header announces {header.payload_bytes} bytes of payload, {payload.size} came")
-    problem = _check_counts(header, form, n, expected) or _check_origin(header, expected) or _check_sum(header, data)
+    if header.payload_bytes != data.size - HEADER_BYTES:
+        came = data.size - HEADER_BYTES
+        raise MessageError(f"the header announces {header.payload_bytes} bytes of payload, {came} came")
+    table = HEADER_BYTES + Groups.table_bytes(header.groups)
+    end = data.size - (multiples.packed_bytes(header.count, bits) if bits else 0)
+    plan = Plan(end - table, header.parameter)
+    problem = _check_counts(header, form, plan, n, expected) or _check_origin(header, expected)
+    problem = problem or _check_sum(header, data)
     if problem is None:
-        groups = _groups(header, payload)
-        start, end = Groups.table_bytes(header.groups), payload.size - _multiples_bytes(header)
-        checked = Checked(header, groups, form, payload[start:end], payload[end:] if header.multiple_bits else _NONE)
-        problem = _check_padding(header, payload) or (_check_multiples(checked) if header.multiple_bits else None)
-        problem = problem or (groups.problem(header.count) if isinstance(form, Format) else _check_dense(checked, n))
+        groups = _groups(header, form, data[HEADER_BYTES:table])
+        checked = Checked(header, groups, form, plan, data[table:end], data[end:])
+        problem = _check_multiples(checked) if bits else None
+        if problem is None and isinstance(form, DenseFormat):
+            problem = _check_dense(checked, n)
         if problem is None:
             return checked
     raise header.error(problem)
 
 
-def _groups(header: Header, payload: NDArray[np.uint8]) -> Groups:
-    if header.groups > 1:
-        return Groups.read(payload[: Groups.table_bytes(header.groups)], header.groups)
-    return Groups(
-        np.array([header.count]), np.array([header.threshold], np.float32), np.array([header.magnitude], np.float32)
-    )
+def _groups(header: Header, form: Format | DenseFormat, table: NDArray[np.uint8]) -> Groups:
+    """Return the groups of codes; those of dense values say nothing."""
+    if isinstance(form, DenseFormat):
+        return Groups([header.count], [0.0], [0.0])
+    try:
+        if header.groups > 1:
+            return Groups.read(table, header.groups, header.count)
+        return Groups.one(header.count, header.threshold, header.magnitude)
+    except ValueError as error:
+        raise header.error(str(error)) from None
 
 
 def _bytes(message: Message) -> NDArray[np.uint8]:
     data = message if isinstance(message, np.ndarray) else np.frombuffer(message, dtype=np.uint8)
-    if data.dtype != np.uint8 or data.ndim != 1 or not data.flags.c_contiguous:
+    if data.dtype != _BYTE or data.ndim != 1 or not data.flags.c_contiguous:
         raise MessageError(f"a message is a contiguous 1-D uint8 array or bytes, not {data.dtype}{list(data.shape)}")
     return data
 
@@ -256,33 +270,40 @@ def _bytes(message: Message) -> NDArray[np.uint8]:
 def _read(data: NDArray[np.uint8]) -> Header:
     if data.size < HEADER_BYTES:
         raise MessageError(f"{data.size} bytes are no message: the header alone has {HEADER_BYTES}")
-    magic, version, *rest = _LAYOUT.unpack_from(data.data)
+    magic, version, kind, *fields = _LAYOUT.unpack_from(data.data)
     if magic != _MAGIC or version != _VERSION:
         raise MessageError(
             f"this is no message of this codec (magic {magic!r}, version {version}; {_MAGIC!r}, {_VERSION} needed): "
             f"do all ranks run one version of hvdspark?"
         )
-    header = Header(*rest, *_CHECKSUM.unpack_from(data.data, _LAYOUT.size))
-    if header.format >> _FORMAT_BITS:
-        header.multiple_bits, header.format = divmod(header.format, 1 << _FORMAT_BITS)
+    header = Header(kind & _FORMAT_MASK, *fields)
+    header.multiple_bits = kind >> _FORMAT_BITS
     return header
 
 
-def _check_counts(header: Header, form: Format | DenseFormat, n: int, expected: Expected) -> str | None:
+def _checksum(data: NDArray[np.uint8]) -> int:
+    """Return what the header has to say: zlib's CRC of all that is in front of it, and behind it."""
+    view = data.data
+    return zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[:_CHECKSUM_AT]))
+
+
+def _check_counts(
+    header: Header, form: Format | DenseFormat, plan: Plan, n: int, expected: Expected | None
+) -> str | None:
     if header.n != n:
         return f"the message is for {header.n} elements, {n} are held here: do all ranks train the same model?"
-    coded = isinstance(form, Format)
-    limit = n if expected.max_count is None or not coded else min(n, expected.max_count)
+    is_dense = isinstance(form, DenseFormat)
+    limit = n if is_dense or expected is None or expected.max_count is None else min(n, expected.max_count)
     if header.count > limit:
         return f"the message carries {header.count} elements, at most {limit} are allowed"
-    size = header.payload_bytes - Groups.table_bytes(header.groups) - _multiples_bytes(header)
+    size = plan.payload_bytes
     if header.groups < 1 or size < 0 or (header.groups > 1 and not _has_zeros(header)):
         what = f"{header.groups} groups and multiples of {header.multiple_bits} bits"
         return f"{what} do not fit into {header.payload_bytes} bytes of payload"
-    if isinstance(form, Format):
-        fits = form.could_hold(Plan(size, header.parameter), n, header.count)
-    else:
+    if isinstance(form, DenseFormat):
         fits = header.count == n and size == form.payload_bytes(n)
+    else:
+        fits = form.could_hold(plan, n, header.count)
     return None if fits else f"{header.count} {form.name} elements of {n} cannot take {size} bytes of payload"
 
 
@@ -291,22 +312,11 @@ def _has_zeros(header: Header) -> bool:
     return is_zero(header.threshold) and is_zero(header.magnitude)
 
 
-def _multiples_bytes(header: Header) -> int:
-    return multiples.packed_bytes(header.count, header.multiple_bits) if header.multiple_bits else 0
-
-
 def _check_multiples(checked: Checked) -> str | None:
-    if not isinstance(checked.form, Format):
+    if isinstance(checked.form, DenseFormat):
         return "a dense message has no multiples"
     filled = multiples.is_filled_up(checked.multiples, checked.header.count)
     return None if filled else "the multiples are not filled up with zeros"
-
-
-def _check_padding(header: Header, payload: NDArray[np.uint8]) -> str | None:
-    if header.groups == 1:
-        return None
-    padding = payload[Groups.ROW_BYTES * header.groups : Groups.table_bytes(header.groups)]
-    return "the table of groups is not filled up with zeros" if padding.any() else None
 
 
 def _check_dense(checked: Checked, n: int) -> str | None:
@@ -316,7 +326,11 @@ def _check_dense(checked: Checked, n: int) -> str | None:
     return DENSE.check(checked.body)
 
 
-def _check_origin(header: Header, expected: Expected) -> str | None:
+def _check_origin(header: Header, expected: Expected | None) -> str | None:
+    if expected is None:
+        return None
+    if (header.run_id, header.rank, header.step) == (expected.run_id, expected.rank, expected.step):
+        return None  # the rule; what is left is not checked, or wrong
     for name in ("run_id", "rank", "step"):
         wanted, found = getattr(expected, name), getattr(header, name)
         if wanted is not None and wanted != found:
@@ -325,5 +339,4 @@ def _check_origin(header: Header, expected: Expected) -> str | None:
 
 
 def _check_sum(header: Header, data: NDArray[np.uint8]) -> str | None:
-    checksum = zlib.crc32(data[HEADER_BYTES:].data, zlib.crc32(data[: _LAYOUT.size].data))
-    return None if checksum == header.crc32 else "the checksum is wrong: bytes changed on the way"
+    return None if _checksum(data) == header.crc32 else "the checksum is wrong: bytes changed on the way"

@@ -5,6 +5,7 @@ what they have sent.
 """
 
 import functools
+import itertools
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,8 @@ def is_filled_up(packed: NDArray[np.uint8], count: int) -> bool:
 
 def largest(groups: Groups, multiples: NDArray[np.uint8]) -> float:
     """Return the largest magnitude that a code stands for."""
-    ends = np.cumsum(groups.counts).tolist()
-    pairs = zip([0, *ends[:-1]], ends, groups.magnitudes.tolist(), strict=True)
+    ends = list(itertools.accumulate(groups.counts))
+    pairs = zip([0, *ends[:-1]], ends, groups.magnitudes, strict=True)
     return max(
         (int(multiples[start:end].max()) * magnitude for start, end, magnitude in pairs if start < end), default=0
     )

@@ -55,14 +55,14 @@ class Store(ABC):
     @abstractmethod
     def encode(
         self, update: Update, ends: NDArray[np.int64], taus: NDArray[np.float32], steps: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64], int]:
+    ) -> tuple[NDArray[np.int32], list[int], int]:
         """Add the update to the residual and take codes out: see `hvdspark_kernels.threshold.cpu.encode`.
 
         Returns
         -------
         (codes, counts, bad)
-            ``[count] int32``, valid until the next encode; ``[groups] int64``; -1, or the first element that is not
-            finite: then nothing was encoded.
+            ``[count] int32``, valid until the next encode; how many are of each group; -1, or the first element that
+            is not finite: then nothing was encoded.
         """
 
     @abstractmethod

@@ -37,15 +37,16 @@ class Thresholds:
         self.spans = list(zip([0, *ends[:-1]], ends, strict=True))
         self.states = [ThresholdState(elements=stop - start) for start, stop in self.spans]
 
-    def next(self, totals: Take) -> NDArray[np.float32]:
-        """Return the threshold of each group for the encode that comes now, ``[groups] float32``; 0 while undecided.
+    def next(self, totals: Take) -> list[float]:
+        """Return the threshold of each group for the encode that comes now, a float32 number; 0 while undecided.
 
         Parameters
         ----------
         totals
             Gives the elements of ``residual + update`` that a slice or an index array names.
         """
-        return np.array([self._next(group, totals) for group in range(len(self.spans))], np.float32)
+        found: list[float] = np.array([self._next(group, totals) for group in range(len(self.spans))], "f4").tolist()
+        return found
 
     def _next(self, group: int, totals: Take) -> float:
         start, stop = self.spans[group]
@@ -69,11 +70,11 @@ class Thresholds:
             raise ConfigurationError(f"{name} gave {threshold}: a threshold is above zero, finite")
         return min(max(float(threshold), MIN_TAU), MAX_TAU)  # beyond, it would only take as long to come back
 
-    def advance(self, thresholds: NDArray[np.float32], densities: Sequence[float]) -> None:
+    def advance(self, thresholds: Sequence[float], densities: Sequence[float]) -> None:
         """Remember what was used and what came of it."""
         self.states = [
             ThresholdState(state.iteration + 1, threshold or None, density, state.elements)
-            for state, threshold, density in zip(self.states, thresholds.tolist(), densities, strict=True)
+            for state, threshold, density in zip(self.states, thresholds, densities, strict=True)
         ]
 
     def agree(self, groups: Sequence[Groups], densities: Sequence[Sequence[float]]) -> None:
@@ -84,9 +85,8 @@ class Thresholds:
         groups, densities
             What the message of each rank says of its groups, in rank order, and the densities of them.
         """
-        told = [each.thresholds.tolist() for each in groups]
         for group, state in enumerate(self.states):
-            decided = [thresholds[group] for thresholds in told if thresholds[group] > 0]
+            decided = [each.thresholds[group] for each in groups if each.thresholds[group] > 0]
             threshold = float(np.float32(math.fsum(decided) / len(decided))) if decided else state.threshold
             density = math.fsum(each[group] for each in densities) / len(densities)
             self.states[group] = ThresholdState(state.iteration, threshold, density, state.elements)

@@ -42,11 +42,11 @@ class Writer:
         """Write codes and their multiples, if they have any; return the name of the format and the message."""
         plans = [(form, form.plan(codes, self._n)) for form in self._formats]
         form, plan = min(plans, key=lambda pair: pair[1].payload_bytes)
-        table = HEADER_BYTES + Groups.table_bytes(groups.counts.size)
+        table = HEADER_BYTES + Groups.table_bytes(len(groups.counts))
         end = table + plan.payload_bytes
         bits = 0 if found is None else multiples.BITS
         message = self._buffer[: end + multiples.packed_bytes(codes.size, bits)]
-        if groups.counts.size > 1:
+        if len(groups.counts) > 1:
             groups.write(message[HEADER_BYTES:table])
         form.write(codes, self._n, plan, message[table:end], self._num_threads)
         if found is not None:

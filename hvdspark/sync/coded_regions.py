@@ -216,4 +216,4 @@ def _read_tally(message: NDArray[np.uint8]) -> Groups:
     count, threshold, checksum = _TALLY.unpack_from(message.data)
     if zlib.crc32(message.data[: _TALLY.size - 4]) != checksum:
         raise MessageError("the checksum of a tally is wrong: bytes changed on the way")
-    return Groups(np.array([count]), np.array([threshold], np.float32), np.zeros(1, np.float32))
+    return Groups([count], [threshold], [0.0])

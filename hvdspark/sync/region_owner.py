@@ -87,7 +87,7 @@ class RegionOwner:
         residual = torch.as_tensor(self._encoder.residual)
         total = residual + self._sum
         magnitudes = total.abs()
-        least = min((float(message.groups.magnitudes[0]) for message in coded), default=self._least)
+        least = min((message.groups.magnitudes[0] for message in coded), default=self._least)
         unit = max(least, magnitudes.max().item() / _SPREAD)
         came = sum(message.header.count for message in coded) / len(received.messages)
         held = _surplus(magnitudes, unit, math.ceil(max(_DENSER * came, _LEAST_DENSITY * total.numel())))

@@ -198,4 +198,4 @@ def test_the_observer_is_told_the_mean_multiple_of_every_group():
     assert [record.magnitude for record in seen] == [0.5, 0.0, 0.5]
     assert seen[2].as_event()["multiple"] == 17 / 3
     assert "magnitude 5.000e-01 x 5.67;" in str(seen[2])
-    assert read_messages([encoder.encode(np.zeros(6, np.float32))], 6).messages[0].groups.counts.tolist() == [0, 0, 1]
+    assert read_messages([encoder.encode(np.zeros(6, np.float32))], 6).messages[0].groups.counts == [0, 0, 1]
