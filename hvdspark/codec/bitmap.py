@@ -5,12 +5,23 @@ Symmetric, unlike Deeplearning4j's bitmap, whose half step exists for negative e
 
 # ruff: noqa: ARG002  # what one format needs of the common signature, another does not
 
+import functools
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hvdspark.codec.format import Format, Plan, aligned
 
 __all__ = ["BitmapFormat"]
+
+
+@functools.cache
+def _cpu() -> Any:
+    """Load the kernels, and with them Numba, when they are first used; an import in each call would cost as much."""
+    from hvdspark_kernels.ternary import cpu
+
+    return cpu
 
 
 class BitmapFormat(Format):
@@ -21,9 +32,7 @@ class BitmapFormat(Format):
 
     def plan(self, codes: NDArray[np.int32], n: int) -> Plan:
         """Take a byte for five elements."""
-        from hvdspark_kernels.ternary import cpu
-
-        return Plan(cpu.size(n))
+        return Plan(_cpu().size(n))
 
     def write(
         self,
@@ -34,15 +43,11 @@ class BitmapFormat(Format):
         num_threads: int | None = None,
     ) -> None:
         """Write all elements."""
-        from hvdspark_kernels.ternary import cpu
-
-        cpu.write(codes, n, payload)
+        _cpu().write(codes, n, payload)
 
     def could_hold(self, plan: Plan, n: int, count: int) -> bool:
         """Compare with a byte for five elements."""
-        from hvdspark_kernels.ternary import cpu
-
-        return plan == Plan(cpu.size(n)) and count <= n
+        return plan == Plan(_cpu().size(n)) and count <= n
 
     def read(
         self,
@@ -53,6 +58,5 @@ class BitmapFormat(Format):
         num_threads: int | None = None,
     ) -> int:
         """List the elements that are not zero; they must be as many as ``codes`` has room for."""
-        from hvdspark_kernels.ternary import cpu
-
-        return cpu.read(aligned(payload, np.uint8), n, codes)
+        good: int = _cpu().read(aligned(payload, np.uint8), n, codes)
+        return good

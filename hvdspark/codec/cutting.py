@@ -53,13 +53,12 @@ class Cutter:
         found = read_messages([message], self._ends[-1])
         header, groups, codes, multiples = *found.messages[0][:2], found.codes(0), found.multiples(0)
         stamp = Stamp(header.run_id, header.rank, header.step, header.examples)
-        lasts = np.searchsorted(np.abs(codes), self._ends, side="right").tolist()
-        made = []
-        for writer, start, first, last in zip(self._writers, self._starts, [0, *lasts[:-1]], lasts, strict=True):
-            part = codes[first:last]
-            moved = part - np.sign(part) * start
+        lasts = np.searchsorted(np.abs(codes), self._ends, side="right")
+        moved = codes - np.sign(codes) * np.repeat(self._starts, np.diff(lasts, prepend=0))
+        stops, made = lasts.tolist(), []
+        for writer, first, last in zip(self._writers, [0, *stops[:-1]], stops, strict=True):
             some = None if multiples is None else multiples[first:last]
-            made.append(writer.write(moved, some, _between(groups, first, last), stamp)[1])
+            made.append(writer.write(moved[first:last], some, _between(groups, first, last), stamp)[1])
         return made
 
 

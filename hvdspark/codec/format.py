@@ -82,6 +82,6 @@ def aligned(payload: NDArray[np.uint8], dtype: Any) -> NDArray[Any]:
     """View a payload as numbers; a copy where it is read-only or lies askew, for which kernels are not compiled."""
     numbers: NDArray[Any] = payload.view(dtype)
     flags = numbers.flags
-    if not (flags.aligned and flags.writeable):
+    if not (flags.writeable and flags.aligned):
         numbers = numbers.copy()
     return numbers if sys.byteorder == "little" else numbers.byteswap()

@@ -1,5 +1,6 @@
 """The residual in the memory of the host, and the passes over it on CPU cores."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,15 @@ from hvdspark.errors import ConfigurationError, UnsupportedError
 __all__ = ["HostStore", "check_array", "target"]
 
 _CHUNK = 1 << 15  # elements; 128 KiB of scratch stay in the cache
+_FLOAT = np.dtype(np.float32)
+
+
+@functools.cache
+def _kernels() -> Any:
+    """Load the kernels, and with them Numba, when they are first used; an import in each call would cost as much."""
+    from hvdspark_kernels.threshold import cpu
+
+    return cpu
 
 
 def check_array(array: Any, name: str, n: int) -> None:
@@ -28,7 +38,7 @@ def check_array(array: Any, name: str, n: int) -> None:
         raise UnsupportedError(
             f"{name} must be a NumPy array, not a {type(array).__name__} (a CPU tensor has .numpy())"
         )
-    if array.dtype != np.float32:
+    if array.dtype != _FLOAT:
         raise UnsupportedError(f"{name} must be float32, not {array.dtype}: convert it with .astype(numpy.float32)")
     if array.shape != (n,):
         raise ConfigurationError(f"{name} must have the shape [{n}], not {list(array.shape)}: flatten it first")
@@ -38,8 +48,7 @@ def check_array(array: Any, name: str, n: int) -> None:
 
 def target(out: NDArray[np.float32], num_threads: int | None) -> tuple[AddCodes, AddDense, int]:
     """Return how codes and dense values are added to a NumPy array, and its length."""
-    from hvdspark_kernels.threshold.codes import add_codes
-
+    add_codes = _kernels().add_codes
     check_array(out, "out", out.size)
     if not out.flags.writeable:
         raise UnsupportedError("out must be writable")
@@ -48,6 +57,11 @@ def target(out: NDArray[np.float32], num_threads: int | None) -> tuple[AddCodes,
         lambda body, scale: DenseFormat().add(body, scale, out),
         out.size,
     )
+
+
+def _difference(update: Update, where: Any) -> NDArray[np.float32]:
+    first: NDArray[np.float32] = update.first[where]  # type: ignore[index]  # there is one
+    return first if update.second is None else first - update.second[where]
 
 
 class HostStore(Store):
@@ -69,9 +83,7 @@ class HostStore(Store):
         self, update: Update, ends: NDArray[np.int64], taus: NDArray[np.float32], steps: NDArray[np.float32]
     ) -> tuple[NDArray[np.int32], list[int], int]:
         """Run the fused kernel."""
-        from hvdspark_kernels.threshold import cpu
-
-        counts = np.empty(ends.size, np.int64)
+        cpu, counts = _kernels(), np.empty(ends.size, np.int64)
         groups = (ends, taus, steps, self._codes, counts, self._num_threads)
         if update.first is None:
             count, bad = cpu.encode_accumulated(self.residual, *groups)
@@ -101,19 +113,15 @@ class HostStore(Store):
         """Take or subtract."""
         if update.first is None:
             return np.zeros_like(self.residual[where])
-        first: NDArray[np.float32] = update.first[where]
-        if update.second is None:
-            return first
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused by its place, not warned of
-            difference: NDArray[np.float32] = first - update.second[where]
-        return difference
+            return _difference(update, where)
 
     def totals(self, update: Update, where: Any) -> NDArray[np.float32]:
         """Take and add."""
         if update.first is None:
             return self.kept(where)
         with np.errstate(invalid="ignore", over="ignore"):
-            total: NDArray[np.float32] = self.residual[where] + self.updates(update, where)
+            total: NDArray[np.float32] = self.residual[where] + _difference(update, where)
         return total
 
     def add_codes(
@@ -124,9 +132,7 @@ class HostStore(Store):
         multiples: NDArray[np.uint8] | None = None,
     ) -> None:
         """Run the kernel."""
-        from hvdspark_kernels.threshold.codes import add_codes
-
-        add_codes(codes, ends, values, self.residual, self._num_threads, multiples)
+        _kernels().add_codes(codes, ends, values, self.residual, self._num_threads, multiples)
 
     def take_multiples(
         self, codes: NDArray[np.int32], ends: NDArray[np.int64], taus: NDArray[np.float32]
@@ -140,9 +146,8 @@ class HostStore(Store):
 
     def sum_coded(self, codes: NDArray[np.int32]) -> float:
         """Run the kernel."""
-        from hvdspark_kernels.threshold.codes import sum_coded
-
-        return sum_coded(codes, self.residual)
+        total: float = _kernels().sum_coded(codes, self.residual)
+        return total
 
     def copy(self) -> NDArray[np.float32]:
         """Copy the array."""

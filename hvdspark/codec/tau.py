@@ -5,12 +5,14 @@ exact in every one of 41 million codes of real runs.
 """
 
 import math
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["MAX_TAU", "MIN_TAU", "are_taus", "is_tau", "is_zero", "round_tau"]
 
+_FLOAT = struct.Struct("<f")
 _LOW_BITS = np.uint32(0xFFFF)  # the half of a float32 that a bfloat16 number does not have
 
 MAX_TAU = float(np.uint32(0x7F7F0000).view(np.float32))
@@ -34,8 +36,9 @@ def round_tau(threshold: float) -> float:
     threshold
         Above zero and finite, in units of the update.
     """
-    rounded = (np.float32(min(threshold, MAX_TAU)).view(np.uint32) & ~_LOW_BITS).view(np.float32)
-    return max(float(rounded), MIN_TAU)
+    bits: bytes = _FLOAT.pack(min(threshold, MAX_TAU))  # little-endian: the half that a bfloat16 number has comes last
+    rounded: float = _FLOAT.unpack(b"\0\0" + bits[2:])[0]
+    return max(rounded, MIN_TAU)
 
 
 def are_taus(values: NDArray[np.float32]) -> NDArray[np.bool_]:

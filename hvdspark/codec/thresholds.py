@@ -59,11 +59,15 @@ class Thresholds:
         if start == stop:
             return 0.0
         name = type(self._algorithm).__name__
-        threshold = self._algorithm.next_threshold(
-            self.states[group], lambda density: magnitude_quantile(take, stop - start, density)
-        )
+        found: list[float] = []
+
+        def quantile(density: float) -> float:
+            found.append(magnitude_quantile(take, stop - start, density))
+            return found[-1]
+
+        threshold = self._algorithm.next_threshold(self.states[group], quantile)
         if threshold is None:
-            if not _is_zero(take, stop - start):
+            if 0.0 not in found and not _is_zero(take, stop - start):  # a quantile is zero only where all elements are
                 raise ConfigurationError(f"{name} gave no threshold for an update that is not zero")
             return 0.0
         if not (math.isfinite(threshold) and threshold > 0):

@@ -50,7 +50,7 @@ def deliver(
     if failure is not None:
         raise failure
     for rank, message in zip(senders, messages, strict=True):
-        if message[: len(_MARK)].tobytes() == _MARK:
+        if message.data[: len(_MARK)] == _MARK:
             why = message[len(_MARK) :].tobytes().decode(errors="replace")
             raise RankLost(f"rank {rank} could not send its part of step {step}, so no rank took it: {why}")
     return messages

@@ -153,7 +153,7 @@ class FlatParameters:
 
     def zero_missing_gradients(self, active: NDArray[np.bool_]) -> None:
         """Give active parameters without a gradient one of zeros; frozen ones and those never used stay without."""
-        for parameter, is_active in zip(self.parameters, active, strict=True):
+        for parameter, is_active in zip(self.parameters, active.tolist(), strict=True):
             if is_active and parameter.grad is None and parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
 

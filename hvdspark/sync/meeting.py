@@ -133,16 +133,17 @@ class Meeting:
         if self._flight is not None:
             self._flight.launch()
 
-    @torch.no_grad()
     def land(self) -> None:
         """Apply what the last step has sent, if that is still under way; its thread counts the bytes."""
-        if self._flight is not None and self._flight.is_under_way:
-            with self._phases.timed("wait"):
-                difference = self._flight.land()
+        if self._flight is None or not self._flight.is_under_way:
+            return
+        with self._phases.timed("wait"):
+            difference = self._flight.land()
+        with torch.no_grad():
             self._agreed.copy_(self._flat.weights)
             self._agreed.sub_(difference)
             self._go_on()
-            self._traffic.exchanges += 1
+        self._traffic.exchanges += 1
 
     def _go_on(self) -> None:
         """Take the weights that were agreed on; after an error they are still those of the last agreement."""

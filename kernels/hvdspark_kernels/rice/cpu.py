@@ -19,6 +19,7 @@ from hvdspark_kernels.rice.writing import words_of, write_chunks
 
 __all__ = ["best_size", "most_codes", "read", "write"]
 
+_CODE, _BYTE = np.dtype(np.int32), np.dtype(np.uint8)  # comparing with them takes a fifth of the time of the types
 _CHUNKS = 16  # chunks that are worth waking a thread for
 _SAMPLED = CHUNK  # gaps from which a parameter is guessed
 _GOLDEN = 0x9E3779B1  # 2**32 over the golden ratio: its multiples are spread evenly and follow no short period
@@ -143,9 +144,9 @@ def write(codes: NDArray[np.int32], parameter: int, payload: NDArray[np.uint8], 
 
 def _check(codes: NDArray[np.int32], payload: NDArray[np.uint8]) -> None:
     """Refuse what compiled loops would reach beyond: they take memory to be contiguous."""
-    for array, dtype in ((codes, np.int32), (payload, np.uint8)):
+    for array, dtype in ((codes, _CODE), (payload, _BYTE)):
         if array.dtype != dtype or array.ndim != 1 or not array.flags.c_contiguous:
-            raise ValueError(f"a contiguous {np.dtype(dtype)} array is needed, not {array.dtype}{list(array.shape)}")
+            raise ValueError(f"a contiguous {dtype} array is needed, not {array.dtype}{list(array.shape)}")
 
 
 def _parts(count: int, num_threads: int | None) -> list[tuple[int, int]]:

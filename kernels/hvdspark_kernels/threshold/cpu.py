@@ -20,6 +20,8 @@ from hvdspark_kernels.threshold.row import add_row
 
 __all__ = ["add_codes", "encode", "encode_accumulated", "encode_difference", "first_bad_code", "sum_coded"]
 
+_FLOAT = np.dtype(np.float32)
+_KINDS = np.dtype(np.int64), _FLOAT, _FLOAT, np.dtype(np.int32), np.dtype(np.int64)
 _TILE_ROWS = 8
 _INFINITY = np.float32(np.inf)
 _CHUNK = 1 << 15  # elements; 128 KiB of scratch stay in the cache
@@ -190,9 +192,16 @@ def _encode(
     counts: NDArray[np.int64],
     num_threads: int | None,
 ) -> tuple[int, int]:
-    _check_arrays(residual, *(array for array in (first, second) if array is not None))
+    _check_arrays(residual, first, second)
     _check_groups(residual.size, ends, taus, steps, codes, counts)
     parts = threads.ranges(residual.size, num_threads, BLOCK)
+    if len(parts) == 1:  # the same without what several need: a short array takes half the time
+        counts[:] = 0
+        count, bad, reached = _encode_range(residual, first, second, *parts[0], ends, taus, steps, codes, counts)
+        if bad >= 0:
+            _undo(residual, first, second, codes[:count], np.cumsum(counts), steps, {0: reached})
+            return 0, bad
+        return count, -1
     begins = [begin for begin, _ in parts]
     table = np.zeros((len(parts), ends.size), np.int64)
     found = dict(zip(begins, table, strict=True))
@@ -210,20 +219,28 @@ def _encode(
     bad = next((bad for _, bad, _ in results if bad >= 0), -1)
     if bad < 0:
         return count, -1
-    add_codes(codes[:count], np.cumsum(counts), steps, residual)
-    for begin, (_, _, reached) in zip(begins, results, strict=True):
-        if first is not None:
-            _take_back(residual, first, second, begin, reached)
+    reaches = {begin: reached for begin, (_, _, reached) in zip(begins, results, strict=True)}
+    _undo(residual, first, second, codes[:count], np.cumsum(counts), steps, reaches)
     return 0, bad
 
 
-def _take_back(
-    residual: NDArray[np.float32], first: NDArray[np.float32], second: NDArray[np.float32] | None, begin: int, end: int
+def _undo(
+    residual: NDArray[np.float32],
+    first: NDArray[np.float32] | None,
+    second: NDArray[np.float32] | None,
+    codes: NDArray[np.int32],
+    ends: NDArray[np.int64],
+    steps: NDArray[np.float32],
+    reaches: dict[int, int],
 ) -> None:
-    """Subtract from ``begin..end`` the update that was added to it."""
-    for start in range(begin, end, _CHUNK):
-        part = slice(start, min(start + _CHUNK, end))
-        residual[part] -= first[part] if second is None else first[part] - second[part]
+    """Put back what codes have taken; subtract the update, as far as each part, named by its begin, has added it."""
+    add_codes(codes, ends, steps, residual)
+    if first is None:
+        return
+    for begin, end in reaches.items():
+        for start in range(begin, end, _CHUNK):
+            part = slice(start, min(start + _CHUNK, end))
+            residual[part] -= first[part] if second is None else first[part] - second[part]
 
 
 def _compact(codes: NDArray[np.int32], begins: list[int], counts: list[int]) -> int:
@@ -238,15 +255,11 @@ def _compact(codes: NDArray[np.int32], begins: list[int], counts: list[int]) -> 
     return total
 
 
-def _check_arrays(*arrays: NDArray[np.float32]) -> None:
+def _check_arrays(residual: NDArray[np.float32], *updates: NDArray[np.float32] | None) -> None:
     """Refuse what the compiled loops would read or write beyond its end, or silently copy."""
+    arrays = [residual, *(array for array in updates if array is not None)]
     for array in arrays:
-        if (
-            array.dtype != np.float32
-            or array.shape != arrays[0].shape
-            or array.ndim != 1
-            or not array.flags.c_contiguous
-        ):
+        if array.dtype != _FLOAT or array.shape != (residual.size,) or not array.flags.c_contiguous:
             shapes = ", ".join(f"{a.dtype}{list(a.shape)}" for a in arrays)
             raise ValueError(f"contiguous float32 arrays [n] of one length are needed, these are {shapes}")
 
@@ -259,9 +272,9 @@ def _check_groups(
     codes: NDArray[np.int32],
     counts: NDArray[np.int64],
 ) -> None:
-    kinds = [array.dtype for array in (ends, taus, steps, codes, counts)]
-    if kinds != [np.int64, np.float32, np.float32, np.int32, np.int64] or codes.size < n:
-        raise ValueError(f"ends, taus, steps, codes, counts have dtypes {kinds}; codes must hold {n} elements")
+    kinds = ends.dtype, taus.dtype, steps.dtype, codes.dtype, counts.dtype
+    if kinds != _KINDS or codes.size < n:
+        raise ValueError(f"ends, taus, steps, codes, counts have dtypes {[*kinds]}; codes must hold {n} elements")
     if not (ends.shape == taus.shape == steps.shape == counts.shape) or not ends.size or ends[-1] != n:
         raise ValueError(f"the groups {ends.tolist()} do not end at {n}, or not all of them have tau, step and count")
     # As lists: there is one group, as a rule, for which an operation on arrays would take ten times as long.
