@@ -105,7 +105,7 @@ class SyncReport:
     threshold : float
         The last threshold tau; 0 without a codec.
     clipped_mass : float
-        Sum of |residual| that clipping threw away.
+        Sum of the magnitudes of the residual that clipping threw away.
     seconds : dict
         Seconds by phase: update, encode, exchange, decode, apply.
     """
