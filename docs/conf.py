@@ -14,6 +14,9 @@ exclude_patterns = ["_build", "benchmarks/*", "examples/*"]  # the last two are 
 html_theme = "furo"
 html_title = f"hvdspark {version}"
 html_copy_source = False
+html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 myst_heading_anchors = 3  # links to sections of Markdown pages, as GitHub has them
 
