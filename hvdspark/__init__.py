@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from hvdspark.data import TensorColumn as TensorColumn
     from hvdspark.evaluation import ROC as ROC
     from hvdspark.evaluation import BinaryMeasure as BinaryMeasure
+    from hvdspark.evaluation import CalibrationMeasure as CalibrationMeasure
     from hvdspark.evaluation import ClassMeasure as ClassMeasure
     from hvdspark.evaluation import Evaluation as Evaluation
     from hvdspark.evaluation import EvaluationBinary as EvaluationBinary
+    from hvdspark.evaluation import EvaluationCalibration as EvaluationCalibration
     from hvdspark.evaluation import RegressionEvaluation as RegressionEvaluation
     from hvdspark.evaluation import RegressionMeasure as RegressionMeasure
     from hvdspark.evaluation import ROCBinary as ROCBinary
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "AdaptiveThresholdAlgorithm": "codec",
     "BinaryMeasure": "evaluation",
+    "CalibrationMeasure": "evaluation",
     "Checkpoint": "training",
     "ClassMeasure": "evaluation",
     "Collective": "collectives",
@@ -70,6 +73,7 @@ _ROOMS = {
     "EqualRepartitioner": "data",
     "Evaluation": "evaluation",
     "EvaluationBinary": "evaluation",
+    "EvaluationCalibration": "evaluation",
     "FixedThresholdAlgorithm": "codec",
     "ImagePreProcessingScaler": "data",
     "JointLoss": "network",

@@ -12,6 +12,7 @@ import hvdspark_launch
 PUBLIC = [
     "AdaptiveThresholdAlgorithm",
     "BinaryMeasure",
+    "CalibrationMeasure",
     "Checkpoint",
     "ClassMeasure",
     "Collective",
@@ -21,6 +22,7 @@ PUBLIC = [
     "EqualRepartitioner",
     "Evaluation",
     "EvaluationBinary",
+    "EvaluationCalibration",
     "FixedThresholdAlgorithm",
     "ImagePreProcessingScaler",
     "JointLoss",

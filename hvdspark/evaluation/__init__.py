@@ -1,6 +1,7 @@
 """Scores and measures over batches; they merge, and need no Spark."""
 
 from hvdspark.evaluation.binary import BinaryMeasure, EvaluationBinary
+from hvdspark.evaluation.calibration import CalibrationMeasure, EvaluationCalibration, Histogram, ReliabilityCurve
 from hvdspark.evaluation.classification import ClassMeasure, Evaluation, confusion_counts
 from hvdspark.evaluation.measure import Measure, State, merge_all
 from hvdspark.evaluation.parts import Batch, collect, combine, evaluate_batches, for_each_output, merge_parts
@@ -21,15 +22,19 @@ __all__ = [
     "ROC",
     "Batch",
     "BinaryMeasure",
+    "CalibrationMeasure",
     "ClassMeasure",
     "Evaluation",
     "EvaluationBinary",
+    "EvaluationCalibration",
+    "Histogram",
     "Measure",
     "PrecisionRecallCurve",
     "ROCBinary",
     "ROCMultiClass",
     "RegressionEvaluation",
     "RegressionMeasure",
+    "ReliabilityCurve",
     "Result",
     "RocBinaryMeasure",
     "RocCurve",

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from hvdspark.errors import DataError
+from hvdspark.errors import ConfigurationError, DataError
 from hvdspark.evaluation.markup import html_table, svg_matrix
 from hvdspark.evaluation.measure import Measure, State
-from hvdspark.evaluation.result import Result, ratio, text_table
+from hvdspark.evaluation.result import Result, class_number, ratio, text_table
 from hvdspark.evaluation.rows import class_rows
 
 __all__ = ["ClassMeasure", "Evaluation", "confusion_counts"]
@@ -153,6 +153,52 @@ class Evaluation(Result):
         """Harmonic mean of precision and recall, of each class."""
         return self._averaged(2 * self._hits, self._predicted + self._actual)
 
+    def f_beta(self, beta: float, label: str | int | None = None) -> float:
+        """Weighted harmonic mean of precision and recall: above 1 recall weighs more, below 1 precision.
+
+        Parameters
+        ----------
+        beta
+            A number from 0 on; 1 gives `f1`.
+        label
+            A class by its name or number; None averages as the others do.
+
+        Raises
+        ------
+        ConfigurationError
+            If `beta` is below 0, or no number.
+        DataError
+            If there is no such class.
+        """
+        if not 0 <= beta < float("inf"):
+            raise ConfigurationError(f"beta: a finite number from 0 on is needed, not {beta!r}")
+        weight = beta * beta
+        hits, of = (1 + weight) * self._hits, self._predicted + weight * self._actual
+        if label is None:
+            return self._averaged(hits, of)
+        number = class_number(label, self.class_names)
+        return ratio(hits[number], of[number])
+
+    @property
+    def g_measure(self) -> float:
+        """Geometric mean of precision and recall, of each class."""
+        return self._averaged(self._hits, np.sqrt(self._predicted * self._actual.astype(np.float64)))
+
+    @property
+    def false_positive_rate(self) -> float:
+        """Share of the other classes' examples that are taken for a class."""
+        return self._averaged(self._predicted - self._hits, self.num_examples - self._actual)
+
+    @property
+    def false_negative_rate(self) -> float:
+        """Share of a class's examples that are not found."""
+        return self._averaged(self._actual - self._hits, self._actual)
+
+    @property
+    def false_alarm_rate(self) -> float:
+        """Mean of the false positive rate and the false negative rate, as Deeplearning4j defines it."""
+        return (self.false_positive_rate + self.false_negative_rate) / 2
+
     @property
     def mcc(self) -> float:
         """Matthews' correlation coefficient, over all classes at once (Gorodkin 2004); 0 where it is not defined."""
@@ -169,17 +215,22 @@ class Evaluation(Result):
 
     @property
     def per_class(self) -> dict[str, dict[str, float]]:
-        """Precision, recall, F1, examples and false positive rate by class name; 0 where 0 / 0."""
-        actual, predicted, hits = self._actual, self._predicted, self._hits
+        """By class name: precision, recall, f1, g_measure, the rates of false answers, examples; 0 where 0 / 0."""
+        return {name: self._of_class(i) for i, name in enumerate(self.class_names)}
+
+    def _of_class(self, i: int) -> dict[str, float]:
+        actual, predicted, hits = (int(counts[i]) for counts in (self._actual, self._predicted, self._hits))
+        false_positives = ratio(predicted - hits, self.num_examples - actual)
+        false_negatives = ratio(actual - hits, actual)
         return {
-            name: {
-                "precision": ratio(hits[i], predicted[i]),
-                "recall": ratio(hits[i], actual[i]),
-                "f1": ratio(2 * hits[i], predicted[i] + actual[i]),
-                "false_positive_rate": ratio(predicted[i] - hits[i], self.num_examples - actual[i]),
-                "examples": int(actual[i]),
-            }
-            for i, name in enumerate(self.class_names)
+            "precision": ratio(hits, predicted),
+            "recall": ratio(hits, actual),
+            "f1": ratio(2 * hits, predicted + actual),
+            "g_measure": ratio(hits, (predicted * actual) ** 0.5),
+            "false_positive_rate": false_positives,
+            "false_negative_rate": false_negatives,
+            "false_alarm_rate": (false_positives + false_negatives) / 2,
+            "examples": actual,
         }
 
     @property
@@ -194,7 +245,7 @@ class Evaluation(Result):
     def _predicted(self) -> NDArray[np.int64]:
         return np.asarray(self.confusion_matrix.sum(axis=0))
 
-    def _averaged(self, hits: NDArray[np.int64], of: NDArray[np.int64]) -> float:
+    def _averaged(self, hits: NDArray[Any], of: NDArray[Any]) -> float:
         if len(of) == 2:
             return ratio(hits[1], of[1])
         defined = of > 0

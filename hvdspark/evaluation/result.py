@@ -13,7 +13,7 @@ import numpy as np
 from hvdspark.errors import DataError
 from hvdspark.evaluation.markup import html_table
 
-__all__ = ["Result", "ratio", "text_table"]
+__all__ = ["Result", "class_number", "ratio", "text_table"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +77,15 @@ def _rebuilt(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rebuilt(item) for key, item in value.items()}
     return tuple(map(_rebuilt, value)) if isinstance(value, list) else value
+
+
+def class_number(label: str | int, names: Sequence[str]) -> int:
+    """Return the number of a class that is given by its name or number (DataError if there is none)."""
+    if isinstance(label, str) and label in names:
+        return names.index(label)
+    if isinstance(label, int) and 0 <= label < len(names):
+        return label
+    raise DataError(f"{label!r} is no class: there are {', '.join(names)}")
 
 
 def ratio(part: Any, whole: Any) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hvdspark.errors import DataError, NonFiniteError
 
-__all__ = ["class_rows", "column_rows"]
+__all__ = ["check_probabilities", "class_rows", "column_rows"]
 
 
 def class_rows(
@@ -100,6 +100,13 @@ def column_rows(
     _check_numbers(rows[valid], "the output")
     _check_numbers(truth[valid], "a label")
     return rows, truth, valid
+
+
+def check_probabilities(values: NDArray[np.float64], what: str) -> None:
+    """Refuse values outside of 0..1, naming the first (DataError); `what` needs them."""
+    if values.size and not (values.min() >= 0 and values.max() <= 1):
+        wrong = values[(values < 0) | (values > 1)][0]
+        raise DataError(f"{what} needs probabilities, but the network says {wrong}: give it an output such as sigmoid")
 
 
 def _kept(mask: NDArray[Any] | None, places: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ from hvdspark.evaluation.markup import html_table
 from hvdspark.evaluation.measure import Measure, State
 from hvdspark.evaluation.result import Result, text_table
 from hvdspark.evaluation.roc import ROC, charts
-from hvdspark.evaluation.rows import class_rows, column_rows
+from hvdspark.evaluation.rows import check_probabilities, class_rows, column_rows
 
 __all__ = ["ROCBinary", "ROCMultiClass", "RocBinaryMeasure", "RocMeasure", "RocMultiClassMeasure", "ScoreMeasure"]
 
@@ -43,9 +43,7 @@ class ScoreMeasure(Measure):
     def observe(self, output: NDArray[Any], labels: NDArray[Any], mask: NDArray[Any] | None = None) -> State:
         """Return the scores of one batch: counts by bin, `[columns, k + 1] int64`, or each, `[n, columns]`."""
         scores, positive, valid = self._questions(output, labels, mask)
-        if scores.size and valid.any() and not (scores[valid].min() >= 0 and scores[valid].max() <= 1):
-            wrong = scores[valid & ((scores < 0) | (scores > 1))][0]
-            raise DataError(f"ROC needs probabilities, but the network says {wrong}: give it an output such as sigmoid")
+        check_probabilities(scores[valid], "ROC")
         if self.threshold_steps == 0:
             kinds = np.where(valid, np.where(positive, _POSITIVE, _NEGATIVE), _MASKED).astype(np.uint8)
             return self._bounded({"scores": scores, "kinds": kinds})

@@ -5,11 +5,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from sklearn import metrics
-from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+from sklearn import calibration, metrics
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    binary_average_precision,
+    multiclass_calibration_error,
+)
 
 from hvdspark import (
     BinaryMeasure,
+    CalibrationMeasure,
     ClassMeasure,
     RegressionMeasure,
     RocBinaryMeasure,
@@ -52,6 +57,44 @@ def test_classes():
         expected = metrics.precision_recall_fscore_support(labels, predictions, zero_division=0)
         for name, each in zip(("precision", "recall", "f1", "examples"), expected, strict=True):
             close([values[name] for values in found.per_class.values()], each)
+
+
+def test_weighted_means_and_false_answers():
+    for seed in range(50):
+        output, labels = scored(np.random.default_rng(seed), 3 + seed % 4)
+        found, predictions, beta = (
+            result(ClassMeasure(), output, labels, CUTS[1]),
+            output.argmax(axis=1),
+            0.5 + seed % 3,
+        )
+        precision, recall, each, _ = metrics.precision_recall_fscore_support(labels, predictions, beta=beta)
+        close([found.f_beta(beta, label) for label in range(len(each))], each)
+        close(found.f_beta(beta), each.mean())
+        close(found.g_measure, np.sqrt(precision * recall).mean())
+        tn, fp, fn, tp = metrics.multilabel_confusion_matrix(labels, predictions).reshape(-1, 4).T
+        false_positives, false_negatives = fp / (fp + tn), fn / (fn + tp)
+        close(found.false_positive_rate, false_positives.mean())
+        close(found.false_negative_rate, false_negatives.mean())
+        close(found.false_alarm_rate, (false_positives + false_negatives).mean() / 2)
+
+
+def test_calibration():
+    for seed in range(50):
+        classes = 2 + seed % 4
+        output, labels = scored(np.random.default_rng(seed), classes)
+        found = result(CalibrationMeasure(reliability_bins=10), output, labels, CUTS[1])
+        for label in range(classes):
+            share, mean = calibration.calibration_curve(labels == label, output[:, label], n_bins=10)
+            curve = found.reliability_curve(label)
+            close(curve.fraction_positive, share)
+            close(curve.mean_predicted, mean)
+            own = output[labels == label, label].astype(float)
+            close(found.probability_histogram(label).counts, np.histogram(own, 50, (0, 1))[0])
+            close(found.residual_plot(label).counts, np.histogram(1 - own, 50, (0, 1))[0])
+        residuals = np.abs(np.eye(classes)[labels] - output)
+        close(found.residual_plot().counts, np.histogram(residuals, 50, (0, 1))[0])
+        expected = multiclass_calibration_error(torch.from_numpy(output), torch.from_numpy(labels), classes, n_bins=10)
+        close(found.expected_calibration_error, expected)
 
 
 def test_regression():

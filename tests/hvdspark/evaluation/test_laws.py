@@ -11,6 +11,7 @@ from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy, Multicl
 from contracts import measure as laws
 from hvdspark import (
     BinaryMeasure,
+    CalibrationMeasure,
     ClassMeasure,
     RegressionMeasure,
     RocBinaryMeasure,
@@ -45,6 +46,8 @@ def answers(rng, n):
 CASES = {
     "classes": (ClassMeasure(top_n=2), classes),
     "sequences of classes": (ClassMeasure(), class_sequences),
+    "calibration": (CalibrationMeasure(reliability_bins=7), classes),
+    "calibration of sequences": (CalibrationMeasure(), class_sequences),
     "regression": (RegressionMeasure(), values),
     "binary": (BinaryMeasure(), answers),
     "roc": (RocMeasure(), one_output),

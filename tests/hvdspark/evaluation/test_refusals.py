@@ -13,7 +13,15 @@ from torchmetrics import (
 )
 from torchmetrics.regression import ConcordanceCorrCoef, KendallRankCorrCoef
 
-from hvdspark import BinaryMeasure, ClassMeasure, RegressionMeasure, RocBinaryMeasure, RocMeasure, TorchMeasure
+from hvdspark import (
+    BinaryMeasure,
+    CalibrationMeasure,
+    ClassMeasure,
+    RegressionMeasure,
+    RocBinaryMeasure,
+    RocMeasure,
+    TorchMeasure,
+)
 from hvdspark import RocMultiClassMeasure as RocMultiClass
 from hvdspark.errors import ConfigurationError, DataError, MessageError, NonFiniteError, UnsupportedError
 from hvdspark.evaluation import collect, combine, evaluate_batches, for_each_output
@@ -87,6 +95,8 @@ def test_what_is_no_metric():
         (RocMeasure(), THREE, [0, 1], None, "RocMultiClassMeasure"),
         (RocMeasure(), TWO * 3, [0, 1], None, "probabilities"),
         (RocMeasure(threshold_steps=0, max_scores=1), TWO, [0, 1], None, "threshold_steps=200"),
+        (CalibrationMeasure(), TWO * 3, [0, 1], None, "calibration needs probabilities, .* 2.4"),
+        (CalibrationMeasure(labels=("a",)), TWO, [0, 1], None, "names 1 classes"),
         (BinaryMeasure(), TWO, [[0, 1], [2, 0]], None, "2.0"),
         (BinaryMeasure(columns=("a",)), TWO, [[0, 1], [1, 0]], None, "names 1 columns"),
         (RocBinaryMeasure(), TWO, [0, 1], None, "nothing is broadcast"),

@@ -8,6 +8,7 @@ import pytest
 from hvdspark import (
     ROC,
     BinaryMeasure,
+    CalibrationMeasure,
     ClassMeasure,
     Evaluation,
     RegressionEvaluation,
@@ -16,7 +17,7 @@ from hvdspark import (
     RocMeasure,
     RocMultiClassMeasure,
 )
-from hvdspark.errors import DataError
+from hvdspark.errors import DataError, HvdsparkError
 from hvdspark.evaluation import evaluate_batches
 
 RNG = np.random.default_rng(0)
@@ -28,6 +29,7 @@ NAMES = ("<cat>", "dog", "bird")
 def results():
     of_classes = [ClassMeasure(labels=NAMES, top_n=2), RocMultiClassMeasure(labels=NAMES, threshold_steps=0)]
     of_columns = [BinaryMeasure(columns=NAMES), RocBinaryMeasure(columns=NAMES), RegressionMeasure(columns=NAMES)]
+    of_classes.append(CalibrationMeasure(labels=NAMES))
     yield from evaluate_batches(of_classes, [(OUTPUT, LABELS, None)])
     yield from evaluate_batches(of_columns, [(OUTPUT, np.eye(3)[LABELS], None)])
     yield from evaluate_batches([RocMeasure(), ClassMeasure()], [(OUTPUT[:, 0], LABELS == 0, None)])
@@ -68,6 +70,41 @@ def test_macro_averages_skip_what_is_not_defined():
     found = Evaluation(np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]]))
     assert found.recall == pytest.approx((0.5 + 1) / 2)
     assert found.per_class["2"]["recall"] == 0
+
+
+def test_rates_of_false_answers():
+    found = Evaluation(np.array([[5, 1], [2, 12]]))
+    rates = found.false_positive_rate, found.false_negative_rate, found.false_alarm_rate, found.g_measure
+    assert rates == pytest.approx((1 / 6, 2 / 14, (1 / 6 + 2 / 14) / 2, (12 / 13 * 12 / 14) ** 0.5))
+    assert found.per_class["0"]["false_alarm_rate"] == pytest.approx((2 / 14 + 1 / 6) / 2)
+    assert found.f_beta(2, "0") == found.f_beta(2, label=0) == pytest.approx(5 * 5 / (7 + 4 * 6))
+    assert found.f_beta(1) == found.f1
+    one_class = Evaluation(np.array([[3, 0, 0], [0, 0, 0], [0, 0, 0]]))
+    assert (one_class.false_positive_rate, one_class.false_negative_rate, one_class.g_measure) == (0, 0, 1)
+    for wrong, text in (((-1,), "beta: .* not -1"), ((1, "2"), "'2' is no class: there are 0, 1"), ((1, 2), "2 is no")):
+        with pytest.raises(HvdsparkError, match=text):
+            found.f_beta(*wrong)
+
+
+def test_bins_hold_their_lower_edge():
+    output, labels = np.array([0.0, 0.1, 0.3, 0.95, 1.0]), np.array([0, 1, 0, 1, 1])
+    found = evaluate_batches([CalibrationMeasure(labels=("no", "yes"))], [(output, labels, None)])[0]
+    curve = found.reliability_curve("yes")
+    np.testing.assert_allclose(curve.mean_predicted, [0, 0.1, 0.3, 0.975])
+    np.testing.assert_allclose(curve.fraction_positive, [0, 1, 0, 1])
+    assert curve.counts.tolist() == [1, 1, 1, 2]
+    assert found.expected_calibration_error == pytest.approx(
+        (0.3 + 0.85) / 5
+    )  # by bins: one row of 0.7; 3.85 of four, 3 right
+    own, every = found.residual_plot("yes").counts, found.residual_plot().counts
+    assert (own.sum(), every.sum()) == (3, 10)
+    assert own[[0, 2, 45]].tolist() == [1, 1, 1]  # |1 - 1|, |1 - 0.95|, |1 - 0.1|
+    histogram = found.probability_histogram(1)
+    assert histogram.counts[[5, 47, 49]].tolist() == [1, 1, 1]
+    assert histogram.edges[[0, 5, 50]].tolist() == [0, 0.1, 1]
+    assert "reliability" in found._repr_html_()
+    with pytest.raises(DataError, match="'maybe' is no class: there are no, yes"):
+        found.reliability_curve("maybe")
 
 
 def test_one_output_says_yes_from_a_half():
