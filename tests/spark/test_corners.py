@@ -129,7 +129,7 @@ if __name__ == "__main__":
         master = SharedTrainingMaster(batch_size_per_worker=8, num_workers=2, launcher=launcher)
         model = SparkMultiLayer(spark, network, master)
         model.fit(table, epochs=2)
-    print("rows", model.predict(table).count())
+    print("rows", len(model.predict(table).collect()))
     network.loss = torch.nn.CrossEntropyLoss()
     print("accuracy", model.evaluate(table).accuracy)
     spark.stop()

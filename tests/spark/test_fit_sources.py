@@ -99,7 +99,7 @@ def test_weights_and_a_validation_column_reach_the_score(spark):
     assert result.score == pytest.approx(weighted[ids % 4 != 0].mean(), rel=1e-5)
     assert result.history[0]["validation_score"] == pytest.approx(weighted[ids % 4 == 0].mean(), rel=1e-5)
     model.evaluate(frame)
-    model.predict(frame).count()
+    assert len(model.predict(frame).collect()) == frame.count()
 
 
 class Sequence(torch.nn.Module):

@@ -56,8 +56,25 @@ def test_a_column_of_scores(spark, table, loss):
 def test_scores_without_a_shuffle(spark, table, capsys):
     SparkMultiLayer(spark, make_network()).score_examples(table.select("features", "label")).explain()
     plan = capsys.readouterr().out
-    assert "MapInArrow" in plan
+    assert "ArrowEvalPython" in plan or "MapInArrow" in plan
     assert "Exchange" not in plan.partition("InMemoryTableScan")[0]
+
+
+def test_added_columns_where_spark_has_no_arrow_udf(spark, table, monkeypatch):
+    model = SparkMultiLayer(spark, make_network())
+    rows = [model.score_examples(table).collect(), model.predict(table).collect()]
+    monkeypatch.delattr("pyspark.sql.functions.arrow_udf", raising=False)
+    for frame, before in zip((model.score_examples(table), model.predict(table)), rows, strict=True):
+        assert "MapInArrow" in frame._jdf.queryExecution().toString()
+        assert sorted(frame.collect()) == sorted(before)
+
+
+def test_a_filter_on_predictions_costs_no_second_pass(spark, table):
+    predicted = (
+        SparkMultiLayer(spark, make_network()).predict(table).where("prediction > 0 and probability is not null")
+    )
+    assert predicted._jdf.queryExecution().executedPlan().toString().count("ArrowEvalPython") == 1
+    assert 0 < predicted.count() < 400
 
 
 def test_weights_multiply_scores(spark, table):
