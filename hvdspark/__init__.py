@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from hvdspark.masters import SharedTrainingMaster as SharedTrainingMaster
     from hvdspark.network import JointLoss as JointLoss
     from hvdspark.network import Network as Network
+    from hvdspark.spark import SparkComputationGraph as SparkComputationGraph
     from hvdspark.spark import SparkDl4jMultiLayer as SparkDl4jMultiLayer
     from hvdspark.spark import SparkMultiLayer as SparkMultiLayer
     from hvdspark.sync import Nesterov as Nesterov
@@ -102,6 +103,7 @@ _ROOMS = {
     "RocMultiClassMeasure": "evaluation",
     "SharedTrainingMaster": "masters",
     "SharedUpdates": "sync",
+    "SparkComputationGraph": "spark",
     "SparkDl4jMultiLayer": "spark",
     "SparkMultiLayer": "spark",
     "TargetSparsityThresholdAlgorithm": "codec",

@@ -51,6 +51,7 @@ PUBLIC = [
     "RocMultiClassMeasure",
     "SharedTrainingMaster",
     "SharedUpdates",
+    "SparkComputationGraph",
     "SparkDl4jMultiLayer",
     "SparkMultiLayer",
     "TargetSparsityThresholdAlgorithm",

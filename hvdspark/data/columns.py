@@ -12,6 +12,7 @@ from hvdspark.data.fields import Dtype, Field, Role
 from hvdspark.data.problems import Problem
 from hvdspark.data.rows import Rows
 from hvdspark.data.values import as_mask, read_binary, read_lists, read_scalars
+from hvdspark.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,6 +91,21 @@ class ColumnField:
         """Return the field that an array of it belongs to."""
         dtype: Any = values.dtype.name
         return Field(self.role, self.index, self.name, dtype, tuple(values.shape[1:]), self.argument)
+
+    def blank(self) -> NDArray[Any]:
+        """Return what one row may hold: `[1, ...]` zeros, ones for a mask.
+
+        Raises
+        ------
+        DataError
+            If its shape is not known before a row is read.
+        """
+        shape = {"scalar": (), "scalars": (len(self.columns),)}.get(self.kind, self.shape)
+        if shape is None or self.dtype is None:
+            fix = "" if self.dtype is None else f": say TensorColumn({self.columns[0]!r}, shape=(...))"
+            raise DataError(f"the shape of column {self.name!r} is not known before a row is read{fix}")
+        is_mask = self.role in ("features_mask", "labels_mask")
+        return np.full((1, *shape), is_mask, bool if is_mask else self.dtype)
 
     def _read(
         self, batch: "pa.RecordBatch", shape: tuple[int, ...] | None
@@ -172,6 +188,18 @@ class ColumnPlan:
         if self.flag is not None:
             columns.append(column_named(known.get(self.flag, self.flag)).alias(_FLAG))
         return columns
+
+    def blank(self) -> Rows:
+        """Return one row as it may be, of zeros, without reading any.
+
+        Raises
+        ------
+        DataError
+            If the shape of a column is not known; the message names it.
+        """
+        arrays = [field.blank() for field in self.fields]
+        fields = tuple(field.field(values) for field, values in zip(self.fields, arrays, strict=True))
+        return Rows(1, fields, tuple(arrays))
 
     def rows(self, batches: "Iterable[pa.RecordBatch]") -> Iterator[Rows]:
         """Convert the Arrow batches of what `select` selects, and say what is wrong with them."""

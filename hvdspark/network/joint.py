@@ -13,7 +13,7 @@ from hvdspark.errors import ConfigurationError, ModelError
 from hvdspark.network.scores import example_losses, unreduced
 from hvdspark.network.targets import name_of, target_for
 
-__all__ = ["JointLoss"]
+__all__ = ["JointLoss", "each_loss"]
 
 
 class JointLoss(nn.Module):
@@ -101,3 +101,8 @@ def _one(
         return loss(output, target)
     each = example_losses(unreduced(loss, "a mask or the loss of each example")(output, target), mask, name_of(loss))
     return each.mean() if reduction == "mean" else each
+
+
+def each_loss(loss: Callable[..., torch.Tensor]) -> tuple[Callable[..., torch.Tensor], ...]:
+    """Return the loss of each output: those of a `JointLoss`, else the loss alone."""
+    return loss.losses if isinstance(loss, JointLoss) else (loss,)

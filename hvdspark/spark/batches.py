@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
 from hvdspark.data import ColumnPlan, ColumnReader, Rows
 from hvdspark.masters import Parcel
-from hvdspark.spark.passes import emitted, read_output
+from hvdspark.network import Network
+from hvdspark.spark.passes import emitted, read_outputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["outputs", "readable_rows"]
+__all__ = ["outputs", "readable_rows", "said"]
 
 
 def readable_rows(plan: ColumnPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, Rows]]:
@@ -32,8 +33,8 @@ def readable_rows(plan: ColumnPlan, batches: Iterator[pa.RecordBatch]) -> Iterat
 
 
 def outputs(
-    parcel: Parcel, plan: ColumnPlan, batches: Iterator[pa.RecordBatch], batch_size: int
-) -> Iterator[tuple[pa.RecordBatch, torch.Tensor]]:
+    parcel: Parcel, plan: ColumnPlan, batches: Iterator[pa.RecordBatch], batch_size: int, *, several: bool
+) -> Iterator[tuple[pa.RecordBatch, tuple[torch.Tensor, ...]]]:
     """Run a network over the Arrow batches of a partition, in evaluation mode and without gradients.
 
     Parameters
@@ -46,13 +47,20 @@ def outputs(
         As Spark hands them over.
     batch_size : int
         Rows that go through the network at a time.
+    several : bool
+        Whether several outputs are understood.
 
     Yields
     ------
     tuple
-        The Arrow batch, and what the network says of its rows (`[b, ...]`, probabilities or values).
+        The Arrow batch, and what each output says of its rows (`[b, ...]`, probabilities or values).
     """
     network = parcel.shared()
     for batch, rows in readable_rows(plan, batches):
-        parts = [read_output(network, part.output) for part in emitted(network, [rows], batch_size)]
-        yield batch, torch.cat(parts)
+        yield batch, said(network, [rows], batch_size, several=several)
+
+
+def said(network: Network, rows: Iterable[Rows], batch_size: int, *, several: bool) -> tuple[torch.Tensor, ...]:
+    """Return what each output of a network says of some rows (`[b, ...]`, probabilities or values)."""
+    parts = [read_outputs(network, part.output, several=several) for part in emitted(network, rows, batch_size)]
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True))

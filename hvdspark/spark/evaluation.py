@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from hvdspark.data import Role, Rows, Source
-from hvdspark.errors import ConfigurationError, DataError
+from hvdspark.errors import ConfigurationError, DataError, ModelError
 from hvdspark.evaluation import Batch, Measure, TorchMeasure, collect, combine
 from hvdspark.masters import PortableFunction
 from hvdspark.network import CLASS_LOSSES, VALUE_LOSSES, JointLoss, Network
 from hvdspark.spark.passes import Emitted, check_batch_size, emitted, known_to_numpy, run_pass
 from hvdspark.spark.slots import Slots
 
-__all__ = ["as_measures", "calculate_score", "check_tells_classes", "evaluate"]
+__all__ = ["as_measures", "calculate_score", "check_tells_classes", "evaluate", "tells_classes"]
 
 _BINARY_LOSSES = (nn.BCELoss, nn.BCEWithLogitsLoss)
 _NOT_OF_THE_LOSS: frozenset[Role] = frozenset(("labels_mask", "weight"))  # evaluation needs no loss of each example
@@ -43,9 +43,14 @@ def as_measures(given: Sequence[Any]) -> list[Measure]:
     return [each if isinstance(each, Measure) else TorchMeasure(each) for each in given]
 
 
+def tells_classes(loss: Any) -> bool:
+    """Tell whether a loss is one of classes, or of yes or no."""
+    return isinstance(loss, CLASS_LOSSES + _BINARY_LOSSES)
+
+
 def check_tells_classes(network: Network, method: str) -> None:
     """Refuse a network whose loss is none of classes, nor of yes or no."""
-    if not (network.is_classifier or isinstance(network.loss, _BINARY_LOSSES)):
+    if not tells_classes(network.loss):
         raise ConfigurationError(
             f"{method} counts classes, but the loss is {type(network.loss).__name__}: "
             "CrossEntropyLoss, NLLLoss, BCELoss or BCEWithLogitsLoss is needed; do_evaluation measures anything"
@@ -53,7 +58,14 @@ def check_tells_classes(network: Network, method: str) -> None:
 
 
 def evaluate(
-    source: Source, network: Network, measures: Sequence[Measure], *, batch_size: int, slots: Slots, one_class: str = ""
+    source: Source,
+    network: Network,
+    measures: Sequence[Measure],
+    *,
+    batch_size: int,
+    slots: Slots,
+    one_class: str = "",
+    one_output: bool = False,
 ) -> list[Any]:
     """Observe all rows with some measures in one pass.
 
@@ -71,6 +83,8 @@ def evaluate(
         How many copies of the network a host holds at once.
     one_class
         The method that counts one class a row, and so refuses networks that answer several questions; empty: none.
+    one_output
+        Whether rows with several labels are refused.
 
     Returns
     -------
@@ -80,8 +94,9 @@ def evaluate(
     check_batch_size(batch_size)
     # In a form that travels: a metric's class may stand beside the user's script.
     observe = PortableFunction(functools.partial(collect, list(measures)), "do_evaluation")
-    several = one_class if isinstance(network.loss, _BINARY_LOSSES) else ""
-    parts = run_pass(source, network, _Observe(observe, batch_size, several), slots, omitted=_NOT_OF_THE_LOSS)
+    places = frozenset(each.output for each in measures)
+    work = _Observe(observe, batch_size, one_class, one_output, places)
+    parts = run_pass(source, network, work, slots, omitted=_NOT_OF_THE_LOSS)
     return combine(measures, parts)
 
 
@@ -90,6 +105,8 @@ class _Observe:
     observe: PortableFunction
     batch_size: int
     one_class: str
+    one_output: bool
+    places: frozenset[int]
 
     def __call__(self, network: Network, rows: Iterator[Rows]) -> bytes:
         batches = (self._batch(network, batch) for batch in emitted(network, rows, self.batch_size))
@@ -99,18 +116,34 @@ class _Observe:
     def _batch(self, network: Network, batch: Emitted) -> Batch:
         with torch.inference_mode():
             readable = network.readable(batch.output)
-        if isinstance(batch.labels, tuple):
-            losses = network.loss.losses if isinstance(network.loss, JointLoss) else [None] * len(batch.labels)
-            pairs = [_comparable(*each) for each in zip(losses, readable, batch.labels, strict=True)]
-            masks = None if batch.labels_mask is None else [_array(mask) for mask in batch.labels_mask]
-            return [_array(output) for output, _ in pairs], [_array(labels) for _, labels in pairs], masks
-        if self.one_class and readable.ndim > 1 and readable.shape[1] > 1:
+        if not isinstance(batch.labels, tuple):
+            self._check_one_class(network.loss, readable, "the network")
+            output, labels = _comparable(network.loss, readable, batch.labels)
+            return _array(output), _array(labels), _array(batch.labels_mask)
+        count = len(batch.labels)
+        if self.one_output:
+            raise ConfigurationError(
+                f"rows have {count} labels, and the network is not known to have several outputs: give it "
+                "JointLoss([...]) with a loss for each"
+            )
+        if not isinstance(readable, tuple | list) or len(readable) != count:
+            raise ModelError(
+                f"rows have {count} labels, and the network says a {type(readable).__name__}: to be evaluated it must "
+                f"say a tuple of {count} (see the module's forward, and Network.output)"
+            )
+        losses = network.loss.losses if isinstance(network.loss, JointLoss) else [None] * count
+        for place in self.places & set(range(count)):
+            self._check_one_class(losses[place], readable[place], f"output {place}")
+        pairs = [_comparable(*each) for each in zip(losses, readable, batch.labels, strict=True)]
+        masks = None if batch.labels_mask is None else [_array(mask) for mask in batch.labels_mask]
+        return [_array(output) for output, _ in pairs], [_array(labels) for _, labels in pairs], masks
+
+    def _check_one_class(self, loss: Any, readable: Any, who: str) -> None:
+        if self.one_class and isinstance(loss, _BINARY_LOSSES) and readable.ndim > 1 and readable.shape[1] > 1:
             raise DataError(
-                f"the network says yes or no to {readable.shape[1]} questions a row, and {self.one_class} counts one "
+                f"{who} says yes or no to {readable.shape[1]} questions a row, and {self.one_class} counts one "
                 "class a row: do_evaluation(data, BinaryMeasure()) or RocBinaryMeasure() takes each by itself"
             )
-        output, labels = _comparable(network.loss, readable, batch.labels)
-        return _array(output), _array(labels), _array(batch.labels_mask)
 
 
 def _comparable(loss: Any, output: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hvdspark.data import Field, Rows
 from hvdspark.data.values import as_stored
-from hvdspark.errors import DataError
-from hvdspark.network import Network
-from hvdspark.spark.passes import check_batch_size, emitted, read_output
+from hvdspark.errors import DataError, UnsupportedError
+from hvdspark.network import Network, check_inputs
+from hvdspark.spark.batches import said
+from hvdspark.spark.heads import gathered
+from hvdspark.spark.passes import check_batch_size
 
-__all__ = ["is_matrix", "predict_matrix"]
+__all__ = ["is_matrix", "predict_inputs", "predict_matrix"]
 
 
 def is_matrix(data: Any) -> bool:
@@ -44,23 +48,84 @@ def predict_matrix(network: Network, data: Any, batch_size: int) -> Any:
     DataError
         If there is no example, or one holds NaN or infinity.
     """
+    (found,) = _run(network, {"": data}, batch_size, several=False)
+    return _as_given(data, found)
+
+
+def predict_inputs(network: Network, data: Any, batch_size: int, names: Sequence[str]) -> Any:
+    """Run a network with several inputs or outputs over examples in memory, in this process.
+
+    Parameters
+    ----------
+    network, batch_size
+        As of `predict_matrix`.
+    data
+        One input as of `predict_matrix`; a list or tuple of several in order, a dict of several by argument.
+    names
+        Of the outputs.
+
+    Returns
+    -------
+    ndarray, tensor, DenseVector or DenseMatrix, or a list, tuple or dict of them
+        Of the kind of the first input; with several outputs in the form of the inputs, a dict by the names of outputs.
+
+    Raises
+    ------
+    ConfigurationError
+        If the module does not take such inputs.
+    DataError
+        If inputs do not have equally many examples, or as of `predict_matrix`.
+    """
+    if isinstance(data, Mapping):
+        inputs = dict(data)
+    else:
+        inputs = dict(enumerate(data)) if isinstance(data, list | tuple) else {"": data}
+    if not inputs:
+        raise DataError(f"predict: the {type(data).__name__} of inputs is empty")
+    check_inputs(network.own_module, [name if isinstance(name, str) else "" for name in inputs], "predict")
+    found = _run(network, inputs, batch_size, several=True)
+    first = next(iter(inputs.values()))
+    return gathered(data, [_as_given(first, each) for each in found], names)
+
+
+def _run(network: Network, inputs: dict[Any, Any], batch_size: int, *, several: bool) -> list[torch.Tensor]:
     check_batch_size(batch_size)
-    given = data.toArray() if _spark_kind(data) else data.detach().cpu().numpy() if _is_tensor(data) else data
-    single = given.ndim == 1
-    stored = as_stored(given[None] if single else given)
-    if not stored.size or not np.isfinite(stored).all():
-        what = "no number" if not stored.size else "NaN or infinity"
-        raise DataError(f"predict: there is {what} in the {type(data).__name__} of shape {list(given.shape)}")
-    dtype: Any = stored.dtype.name
-    rows = Rows(len(stored), (Field("feature", 0, "features", dtype, stored.shape[1:]),), (stored,))
+    arrays = {name: _array(data) for name, data in inputs.items()}
+    shapes = [list(array.shape) for array in arrays.values()]
+    single = all(len(shape) == 1 for shape in shapes)
+    if not single and (any(len(shape) < 2 for shape in shapes) or len({shape[0] for shape in shapes}) > 1):
+        raise DataError(f"predict: inputs of shapes {shapes} are not [n, ...] with the same n, nor one example each")
+    fields, stored = [], []
+    for number, (name, array) in enumerate(arrays.items()):
+        values = as_stored(array[None] if single else array)
+        if not values.size or not np.isfinite(values).all():
+            what = "no number" if not values.size else "NaN or infinity"
+            where = "" if name == "" else f" of input {name!r}"
+            raise DataError(
+                f"predict: there is {what} in the {type(inputs[name]).__name__}{where} of shape {list(array.shape)}"
+            )
+        dtype: Any = values.dtype.name
+        argument = name if isinstance(name, str) else ""
+        fields.append(Field("feature", number, argument or "features", dtype, values.shape[1:], argument))
+        stored.append(values)
+    rows = Rows(len(stored[0]), tuple(fields), tuple(stored))
     modes = [(module, module.training) for module in network.module.modules()]
     network.module.eval()
     try:
-        found = torch.cat([read_output(network, batch.output) for batch in emitted(network, [rows], batch_size)])
+        found = said(network, [rows], batch_size, several=several)
     finally:
         for module, was_training in modes:  # one by one: a part may be frozen in evaluation mode
             module.training = was_training
-    return _as_given(data, found[0] if single else found)
+    return [each[0] if single else each for each in found]
+
+
+def _array(data: Any) -> NDArray[Any]:
+    if not is_matrix(data):
+        raise UnsupportedError(
+            f"predict: an input is an array, a tensor or Spark's, and this is a {type(data).__name__}"
+        )
+    array: NDArray[Any] = data.toArray() if _spark_kind(data) else data
+    return data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else array
 
 
 def _as_given(data: Any, found: torch.Tensor) -> Any:
@@ -79,10 +144,6 @@ def _as_given(data: Any, found: torch.Tensor) -> Any:
         return linalg.DenseVector(values.reshape(-1))
     matrix = values.reshape(len(values), -1)
     return linalg.DenseMatrix(*matrix.shape, matrix.reshape(-1, order="F"))
-
-
-def _is_tensor(data: Any) -> bool:
-    return isinstance(data, torch.Tensor)
 
 
 def _spark_kind(data: Any) -> str:

@@ -155,7 +155,7 @@ class SparkModel(abc.ABC):
     def _master(self) -> TrainingMaster:
         if self.training_master is None:
             raise ConfigurationError(
-                "fit needs a training master: SparkMultiLayer(spark, network, SharedTrainingMaster(...))"
+                f"fit needs a training master: {type(self).__name__}(spark, network, SharedTrainingMaster(...))"
             )
         return self.training_master
 

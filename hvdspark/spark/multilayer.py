@@ -11,7 +11,7 @@ from hvdspark.network import Network
 from hvdspark.spark.inference import predict
 from hvdspark.spark.keyed import feed_forward_with_key
 from hvdspark.spark.matrices import is_matrix, predict_matrix
-from hvdspark.spark.measured import MeasuredModel
+from hvdspark.spark.one_output import OneOutput
 from hvdspark.spark.sources import open_source, portable_column
 from hvdspark.training import TrainingResult
 
@@ -23,7 +23,7 @@ __all__ = ["SparkDl4jMultiLayer", "SparkMultiLayer"]
 
 
 @final
-class SparkMultiLayer(MeasuredModel):
+class SparkMultiLayer(OneOutput):
     """A network on Spark: fit, evaluate, score, predict.
 
     Parameters
@@ -142,7 +142,8 @@ class SparkMultiLayer(MeasuredModel):
         Parameters
         ----------
         data : DataFrame, ndarray, torch.Tensor, or a vector or matrix of pyspark.ml or pyspark.mllib
-            A DataFrame with the columns of features; or examples that the driver holds: `[n, ...]`, or one vector.
+            A DataFrame with the columns of features, which may be streaming; or examples that the driver holds:
+            `[n, ...]`, or one vector.
         batch_size : int
             Rows that go through the network at a time.
 

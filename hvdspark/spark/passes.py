@@ -27,7 +27,7 @@ from hvdspark.masters import Parcel
 from hvdspark.network import Network
 from hvdspark.spark.slots import Slots
 
-__all__ = ["Emitted", "Work", "check_batch_size", "emitted", "known_to_numpy", "of_size", "read_output", "run_pass"]
+__all__ = ["Emitted", "Work", "check_batch_size", "emitted", "known_to_numpy", "of_size", "read_outputs", "run_pass"]
 
 _KNOWN = (ConfigurationError, DataError, ModelError, NonFiniteError, StorageError, UnsupportedError)
 _ERRORS: dict[str, type[HvdsparkError]] = {each.__name__: each for each in _KNOWN}
@@ -107,22 +107,37 @@ def emitted(network: Network, source: Iterable[Rows], batch_size: int) -> Iterat
         yield Emitted(output, of("label"), of("labels_mask"), of("weight"), rows.num_rows)
 
 
-def read_output(network: Network, output: Any) -> torch.Tensor:
-    """Return what a network's one output says: `[b, ...]` probabilities or values, in a dtype that NumPy has.
+def read_outputs(network: Network, output: Any, *, several: bool) -> tuple[torch.Tensor, ...]:
+    """Return what a network says, output by output: `[b, ...]` probabilities or values, in a dtype that NumPy has.
+
+    Parameters
+    ----------
+    network
+        It knows how to read what its module emits.
+    output
+        What it emitted for a batch.
+    several
+        Whether several outputs are understood.
 
     Raises
     ------
     ModelError
-        If there are several outputs: prediction has one.
+        If there are more outputs than are understood, or one is no tensor.
     """
     with torch.inference_mode():
         readable = network.readable(output)
-    if not isinstance(readable, torch.Tensor):
+    found = tuple(readable) if isinstance(readable, tuple | list) else (readable,)
+    if len(found) > 1 and not several:
         raise ModelError(
-            f"the network says {len(readable)} things of each row, and one can be predicted: give "
-            "Network(output=...), which picks one or joins them"
+            f"the network says {len(found)} things of each row, and one can be predicted: give "
+            "Network(output=...), which picks one or joins them, or use SparkComputationGraph"
         )
-    return known_to_numpy(readable)
+    strange = [type(each).__name__ for each in found if not isinstance(each, torch.Tensor)]
+    if strange or not found:
+        raise ModelError(
+            f"the network says a {[*strange, 'tuple'][0]}: a tensor is needed, or a tuple with one for each output"
+        )
+    return tuple(known_to_numpy(each) for each in found)
 
 
 def known_to_numpy(tensor: torch.Tensor) -> torch.Tensor:

@@ -41,14 +41,16 @@ def add_columns(
         Names of new columns of arrays that become vectors of pyspark.ml.
     """
     from pyspark.ml.functions import array_to_vector
-    from pyspark.sql import functions
+    from pyspark.sql import functions, types
 
     # Under names of our own, for names may hold dots or come twice.
     renamed = table.frame.toDF(*(f"hvdspark_own_{i}" for i in range(len(table.frame.columns))))
+    more = [types.StructField(f"hvdspark_added_{i}", field.dataType) for i, field in enumerate(added)]
     arrow_udf = getattr(functions, "arrow_udf", None)  # from Spark 4.1 on
-    found = _by_udf(arrow_udf, table, renamed, added, work) if arrow_udf else _by_map(table, renamed, added, work)
-    for name in vectors:
-        found = found.withColumn(name, array_to_vector(functions.col(name)))
+    found = _by_udf(arrow_udf, table, renamed, more, work) if arrow_udf else _by_map(table, renamed, more, work)
+    for field, wanted in zip(more, added, strict=True):
+        if wanted.name in vectors:
+            found = found.withColumn(field.name, array_to_vector(functions.col(field.name)))
     return found.toDF(*table.frame.columns, *(field.name for field in added))
 
 
@@ -94,8 +96,9 @@ def _by_map(table: Table, renamed: DataFrame, added: Sequence[StructField], work
 def check_names(data: DataFrame, added: Sequence[str], method: str) -> None:
     """Refuse a DataFrame that has a column of an added name, as Spark compares names."""
     matters = case_matters(data)
+    taken = {name if matters else name.lower() for name in added}
     for name in data.columns:
-        if (name if matters else name.lower()) in added:
+        if (name if matters else name.lower()) in taken:
             raise DataError(f"the DataFrame has a column {name!r} already: drop or rename it before {method}")
 
 
