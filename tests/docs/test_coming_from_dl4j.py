@@ -13,9 +13,11 @@ import torch
 import hvdspark
 from contracts.method_tables import Calls, read_lines, read_seed
 from contracts.pages import programs, run, text_of
+from hvdspark import RocMeasure
 from hvdspark.errors import ConfigurationError
+from hvdspark.evaluation import evaluate_batches
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(600)]
 
 PAGE = "coming-from-dl4j.md"
 LINES = read_lines(PAGE)
@@ -55,17 +57,25 @@ def page(spark, tmp_path_factory):
 
 
 def rows_of(page, owner):
-    """Features and labels that a model is given, and its network."""
-    network, data = page.known[owner].network, page.known["data"]
-    return network, [torch.from_numpy(data.features)], torch.from_numpy(data.labels)
-
-
-def losses_of(page, owner):
-    """The loss of each example, from torch alone."""
-    network, features, labels = rows_of(page, owner)
+    """What torch alone makes of the rows that a model is given, and their labels."""
+    network, data = page.known[owner].network, page.known["multi" if owner == "joint" else "data"]
+    features, labels = (data.features, data.labels[0]) if owner == "joint" else ([data.features], data.labels)
     with torch.no_grad():
-        output = network.module(*features)
-        return torch.nn.functional.cross_entropy(output, labels, reduction="none").double().numpy()
+        return network.module(*map(torch.from_numpy, features)), torch.from_numpy(labels)
+
+
+def check_accuracy(page, line):
+    output, labels = rows_of(page, line.owner)
+    right = (output.argmax(1) == labels).double().mean().item()
+    assert page.evaluate(line.call).accuracy == pytest.approx(right)
+
+
+def check_roc(page, line):
+    output, labels = rows_of(page, line.owner)
+    batch = (output.softmax(1).numpy(), labels.numpy(), None)
+    (expected,) = evaluate_batches([RocMeasure(threshold_steps=32)], [batch])
+    assert page.evaluate(line.call).auc == pytest.approx(expected.auc)
+    assert 0 < expected.auc != 0.5
 
 
 def check_fit(page, line):
@@ -82,7 +92,8 @@ def check_fit(page, line):
 
 def check_scores(page, line):
     assert ("batch_size=" in line.call) == ("atchSize" in line.signature or "atchsize" in line.signature)
-    given, losses = page.keywords(line.call), losses_of(page, line.owner)
+    given, (output, labels) = page.keywords(line.call), rows_of(page, line.owner)
+    losses = torch.nn.functional.cross_entropy(output, labels, reduction="none").double().numpy()
     scored = page.evaluate(line.call)
     if "average" in given:
         assert scored == pytest.approx(losses.mean() if given["average"] else losses.sum(), rel=1e-5)
@@ -135,6 +146,8 @@ CHECKS = {
     "fit": check_fit,
     "calculateScore": check_scores,
     "scoreExamples": check_scores,
+    "evaluateROC": check_roc,
+    "evaluate": check_accuracy,
     "predict": check_prediction,
     "getScore": check_score_of_the_last_fit,
     "getSparkTrainingStats": check_stats,
