@@ -106,7 +106,8 @@ class EvaluationCalibration(Result):
         `[classes, bins]`: by the probability of each class, the rows (int64), those of the class among them (int64),
         and the sum of their probabilities (float64).
     residuals_all, probabilities_all : ndarray
-        `[classes, bins] int64`: |1 or 0 - probability| and the probability of each class, over all rows.
+        `[classes, bins] int64`: the distance of the probability from 1 or 0, and the probability of each class, over
+        all rows.
     residuals_own, probabilities_own : ndarray
         The same over the rows of that class.
     confident_rows, confident_hits, confident_sums : ndarray
@@ -157,7 +158,7 @@ class EvaluationCalibration(Result):
         return ReliabilityCurve(self.sums[number][kept] / rows, self.positives[number][kept] / rows, rows)
 
     def residual_plot(self, label: str | int | None = None) -> Histogram:
-        """Return the histogram of |1 or 0 - probability|.
+        """Return the histogram of the distance of the probability from 1 or 0.
 
         Parameters
         ----------
