@@ -18,6 +18,7 @@ from hvdspark.evaluation import (
     ROCMultiClass,
     RocMultiClassMeasure,
 )
+from hvdspark.network import JointLoss
 from hvdspark.spark.evaluation import as_measures, check_tells_classes
 from hvdspark.spark.measured import MeasuredModel
 from hvdspark.spark.model import TrainingData
@@ -85,11 +86,16 @@ class OneOutput(MeasuredModel, abc.ABC):
         Raises
         ------
         ConfigurationError
-            If the network tells classes apart.
+            If the network tells classes apart, or has several outputs.
         """
         if self.network.is_classifier:
             raise ConfigurationError(
                 f"evaluate_regression compares values, but the loss is {type(self.network.loss).__name__}: use evaluate"
+            )
+        if isinstance(self.network.loss, JointLoss):
+            raise ConfigurationError(
+                "evaluate_regression compares the values of one output, but the loss is JointLoss, of several: "
+                "SparkComputationGraph evaluates each, do_evaluation(data, RegressionMeasure(output=1)) one"
             )
         measure = RegressionMeasure(columns=tuple(columns or ()))
         (found,) = self._evaluate(data, [measure], batch_size, loader)

@@ -293,6 +293,8 @@ def test_each_output_is_evaluated_by_its_own_loss(spark):
     assert regression.mse[0] == pytest.approx(metrics.mean_squared_error(values, guesses), rel=1e-6)
     expected = torch.nn.functional.cross_entropy(scores, torch.from_numpy(y)).item() + 0.5 * regression.mse[0]
     assert model.calculate_score(data) == pytest.approx(expected, rel=1e-2)  # of values in bfloat16
+    with pytest.raises(ConfigurationError, match=r"one output, but the loss is JointLoss.*SparkComputationGraph"):
+        model.evaluate_regression(data)
     with pytest.raises(ModelError, match=r"says 2 things of each row, and one can be predicted: give Network\(output"):
         model.predict(x[:2])
     network.output = lambda outputs: outputs[1]
