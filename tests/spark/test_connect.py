@@ -120,7 +120,7 @@ if __name__ == "__main__":
     ):
         ranks = model.fit(data, run_directory=f"{work}/run", **options).stats.ranks
         print("examples", sum(rank.examples for rank in ranks), flush=True)
-    print("staged", len(os.listdir(f"{work}/export")), flush=True)
+    print("staged", len(next(os.walk(f"{work}/export"))[1]), flush=True)
     paths = [f"{work}/npz/{number}.npz" for number in range(5)]
     print("loaded", stage(FileSource(spark, paths, load, "the files"), f"{work}/loaded").num_rows, flush=True)
     spark.stop()
