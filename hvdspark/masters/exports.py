@@ -16,6 +16,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from hvdspark import storage
@@ -68,14 +69,15 @@ class ExportDirectory:
             return found
         with self._new_folders(identity, num_parts) as places:
             manifests = stage(places)
-            other = self._find(identity, num_parts, repair=False)
-            if other is None:
-                self._publish(identity, places)
-                return manifests, places
-            _LOG.info("%s was staged by another fit meanwhile: %s is used", name, other[1][0])
-            for place in places:
-                storage.remove_tree(place)
-            return other
+        # Only now, without the note: folders that are published never stand in one, which says that they may go.
+        other = self._find(identity, num_parts, repair=False)
+        if other is None:
+            self._publish(identity, places)
+            return manifests, places
+        _LOG.info("%s was staged by another fit meanwhile: %s is used", name, other[1][0])
+        for place in places:
+            storage.remove_tree(place)
+        return other
 
     def _find(self, identity: str, num_parts: int, *, repair: bool) -> tuple[list[Manifest], list[str]] | None:
         """Return what is published, where it is whole; what is damaged is removed if `repair` says so."""
@@ -84,7 +86,7 @@ class ExportDirectory:
             return None
         places: list[str] = []
         try:
-            places = self._folders_in(entry, num_parts)
+            places = self._folders_in(storage.read_json(entry), entry, num_parts)
             manifests = [Manifest.read(place) for place in places]
             for place, manifest in zip(places, manifests, strict=True):
                 manifest.check_files(place)
@@ -108,7 +110,7 @@ class ExportDirectory:
         storage.make_directories(self._path)
         note = self._below(f"staging-{label}.json")
         names = [place.rpartition("/")[2] for place in places]
-        storage.write_json(note, {"host": socket.gethostname(), "process": os.getpid(), "folders": names})
+        storage.write_json(note, {"host": _host(), "process": os.getpid(), "folders": names})
         try:
             yield places
         finally:
@@ -120,7 +122,7 @@ class ExportDirectory:
                 continue
             try:
                 facts = storage.read_json(note)
-                places = self._folders_in(note)
+                places = self._folders_in(facts, note)
             except StorageError:
                 if storage.exists(note):  # else its fit is done now
                     raise
@@ -130,8 +132,7 @@ class ExportDirectory:
                 for path in [*places, note]:
                     storage.remove_tree(path)
 
-    def _folders_in(self, file: str, num_parts: int | None = None) -> list[str]:
-        facts = storage.read_json(file)
+    def _folders_in(self, facts: Any, file: str, num_parts: int | None = None) -> list[str]:
         names = facts.get("folders") if isinstance(facts, dict) else None
         if (
             not isinstance(names, list)
@@ -149,9 +150,15 @@ class ExportDirectory:
         return storage.join(self._path, name)
 
 
+def _host() -> str:
+    """Name this host, and where process numbers count: containers may have its name, but numbers of their own."""
+    numbers = Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()} {numbers.readlink()}" if numbers.is_symlink() else socket.gethostname()
+
+
 def _is_dead(facts: dict[str, Any]) -> bool:
     """Tell whether the process of a note is known to be gone."""
     import psutil
 
     process = facts.get("process")
-    return facts.get("host") == socket.gethostname() and isinstance(process, int) and not psutil.pid_exists(process)
+    return facts.get("host") == _host() and isinstance(process, int) and not psutil.pid_exists(process)

@@ -156,13 +156,6 @@ class SparkComputationGraph(EachOutput):
         UnsupportedError
             If this is no RDD.
         """
-        from pyspark import RDD
-
-        if not isinstance(pairs, RDD):
-            raise UnsupportedError(
-                f"feed_forward_with_key: an RDD of (key, inputs) is needed, this is a {type(pairs).__name__}: predict "
-                "keeps the columns of a DataFrame"
-            )
         return feed_forward_with_key(self.network, pairs, batch_size, self.output_names)
 
     def _plan(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hvdspark.data import DataSet, Field, Inspection, MultiDataSet, Rows, check_problems
 from hvdspark.data.elements import element_rows
-from hvdspark.errors import DataError
+from hvdspark.errors import DataError, UnsupportedError
 from hvdspark.masters import Parcel
 from hvdspark.network import Network, check_inputs
 from hvdspark.spark.batches import said
@@ -52,7 +52,20 @@ def feed_forward_with_key(
     RDD
         Of (key, ndarray): probabilities or values of one example, in the order of the pairs. With several outputs a
         list, tuple or dict of arrays.
+
+    Raises
+    ------
+    UnsupportedError
+        If this is no RDD.
     """
+    from pyspark import RDD
+
+    if not isinstance(pairs, RDD):
+        what = "features" if names is None else "inputs"
+        raise UnsupportedError(
+            f"feed_forward_with_key: an RDD of (key, {what}) is needed, this is a {type(pairs).__name__}: predict "
+            "keeps the columns of a DataFrame"
+        )
     check_batch_size(batch_size)
     return pairs.mapPartitionsWithIndex(functools.partial(_fed, Parcel(network), batch_size, names))
 

@@ -119,22 +119,53 @@ def test_a_failure_leaves_nothing(tmp_path):
     assert not names(tmp_path)
 
 
+def note_of_a_fit(folder):
+    """Return the note that a fit writes while it stages."""
+    found = []
+
+    def read():
+        (note,) = folder.glob("staging-*.json")
+        found.append(json.loads(note.read_text()))
+
+    ExportDirectory(str(folder)).data_set("data", "", 1, stager("other", "", before=read))
+    return found[0]
+
+
 @pytest.mark.parametrize(("writer", "goes"), [("killed", True), ("alive", False), ("elsewhere", False)])
 def test_what_a_killed_fit_left_goes_with_the_next(tmp_path, writer, goes):
+    """Elsewhere may be a container that has the name of this host, where other numbers are those of processes."""
+    note = note_of_a_fit(tmp_path)
+    assert note["process"] == os.getpid()
+    if writer != "alive":
+        note["process"] = NO_PROCESS
+    if writer == "elsewhere":
+        note["host"] = f"{socket.gethostname()} pid:[1]"
     (tmp_path / "staged-left").mkdir()
     (tmp_path / "staged-left" / "part-00000.parquet").write_text("half")
-    host = "elsewhere" if writer == "elsewhere" else socket.gethostname()
-    process = os.getpid() if writer == "alive" else NO_PROCESS
-    note = {"host": host, "process": process, "folders": ["staged-left"]}
-    (tmp_path / "staging-left.json").write_text(json.dumps(note))
+    (tmp_path / "staging-left.json").write_text(json.dumps({**note, "folders": ["staged-left"]}))
     ExportDirectory(str(tmp_path)).data_set("data", IDENTITY, 1, stager("whole"))
     assert ("staged-left" not in names(tmp_path)) == goes
     assert ("staging-left.json" not in names(tmp_path)) == goes
 
 
+def test_what_is_published_stands_in_no_note(tmp_path, monkeypatch):
+    """Else a fit that is killed between the two would let the next one remove what others train on."""
+    write = storage.write_json
+    at_entry = []
+
+    def watching(path, value):
+        if "/staged-" in path and path.endswith(f"{IDENTITY[:16]}.json"):
+            at_entry.append(list(tmp_path.glob("staging-*")))
+        return write(path, value)
+
+    monkeypatch.setattr(storage, "write_json", watching)
+    ExportDirectory(str(tmp_path)).data_set("data", IDENTITY, 1, stager("whole"))
+    assert at_entry == [[]]
+
+
 @pytest.mark.parametrize("folders", [["../home"], ["staged-/../.."], ["manifest.json"], [], "staged-x", [3]])
 def test_notes_and_entries_name_nothing_outside(tmp_path, folders):
-    note = {"host": socket.gethostname(), "process": NO_PROCESS, "folders": folders}
+    note = {"host": "any", "process": NO_PROCESS, "folders": folders}
     (tmp_path / "staging-left.json").write_text(json.dumps(note))
     with pytest.raises(StorageError, match=r"staging-left.json is damaged.*remove it"):
         ExportDirectory(str(tmp_path)).data_set("data", IDENTITY, 1, stager("whole"))
