@@ -80,13 +80,16 @@ class BarrierLauncher(Launcher):
         self._packages = tuple(packages)
         self._env = check_extra(env)
         self._gpus = gpus
+        self._had_room_for = 0
 
     def check(self, num_proc: int) -> None:
         """Refuse more ranks than the session can run at once, and dynamic allocation; see `Launcher.check`."""
         check_num_proc(num_proc)
         side = SparkSide(self._spark)
         side.refuse_dynamic_allocation()
-        side.check_slots(num_proc, self._start_timeout_s, self._profile)
+        had_room = num_proc <= self._had_room_for
+        side.check_slots(num_proc, self._start_timeout_s, self._profile, had_room=had_room)
+        self._had_room_for = max(self._had_room_for, num_proc)
 
     @functools.cached_property
     def _profile(self) -> Any:

@@ -85,6 +85,7 @@ class HorovodSparkLauncher(Launcher):
         self._packages = tuple(packages)
         self._env = check_extra(env)
         self._gpus = gpus
+        self._had_room_for = 0
         if SparkSide(spark).is_connect:
             raise LaunchError(
                 "horovod.spark.run needs a classic Spark session; under Spark Connect take BarrierLauncher"
@@ -100,7 +101,8 @@ class HorovodSparkLauncher(Launcher):
             )
         side = SparkSide(self._spark)
         if not side.allocates_dynamically:
-            side.check_slots(num_proc, self._start_timeout_s)
+            side.check_slots(num_proc, self._start_timeout_s, had_room=num_proc <= self._had_room_for)
+            self._had_room_for = max(self._had_room_for, num_proc)
 
     def run(
         self,

@@ -80,7 +80,9 @@ class SparkSide:
             own = os.environ.get("OMP_NUM_THREADS")  # elsewhere ranks do not run in the driver's environment
         return Threads(own, int(self._spark.conf.get("spark.task.cpus", None) or 0) or None)
 
-    def check_slots(self, num_proc: int, start_timeout_s: float, profile: Any = None) -> None:
+    def check_slots(
+        self, num_proc: int, start_timeout_s: float, profile: Any = None, *, had_room: bool = False
+    ) -> None:
         """Refuse more ranks than the cluster can run at once; does nothing under Connect, which cannot tell.
 
         Parameters
@@ -91,18 +93,20 @@ class SparkSide:
             How long to wait for the first executor of a session that has just started.
         profile : pyspark.resource.ResourceProfile, optional
             What each task asks for; None: what the session says.
+        had_room : bool
+            Whether so many ran at once before: what is missing was lost, and the cluster may bring it back.
 
         Raises
         ------
         TooFewSlots
             At once on a local master; within 2 s after the last executor came where the session did not ask for enough;
-            after `start_timeout_s` where it did.
+            after `start_timeout_s` where it did, or had room before.
         StartTimeout
             No executor came.
         """
         if self.is_connect:
             return
-        enough = self._asked_for(profile) >= num_proc
+        enough = had_room or self._asked_for(profile) >= num_proc
         patience_s = 0.0 if self.is_local else start_timeout_s if enough else _SLOTS_PATIENCE_S
         begin = changed = time.monotonic()
         seen = 0

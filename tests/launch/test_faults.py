@@ -236,6 +236,13 @@ def test_executors_that_were_asked_for_are_waited_for():
         _cluster([1] * 1000, **asked).check_slots(4, 2.5)
 
 
+def test_executors_that_were_lost_are_waited_for():
+    """Without `had_room` it would be refused after 2 s: nobody asked for more than one."""
+    _cluster([1] * 30 + [4]).check_slots(4, 60, had_room=True)
+    with pytest.raises(TooFewSlots, match="4 ranks were asked for, but only 1"):
+        _cluster([1] * 1000).check_slots(4, 2.5, had_room=True)
+
+
 GPUS = {"spark__executor__resource__gpu__amount": "1", "spark__task__resource__gpu__amount": "1"}
 
 

@@ -14,9 +14,9 @@ from hvdspark.errors import ConfigurationError, RankFailed
 pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
 
 
-def trained(spark, table, **options):
+def trained(spark, table, network=None, **options):
     """Train in one order of the rows, and return the bits of the weights."""
-    model = SparkMultiLayer(spark, make_network(), make_master(**options))
+    model = SparkMultiLayer(spark, network or make_network(), make_master(**options))
     result = model.fit(table.coalesce(1).sortWithinPartitions("id"), epochs=2)
     assert result.history[-1]["score"] < result.history[0]["score"]
     return b"".join(bits(parameter) for parameter in result.network.module.parameters())
@@ -47,9 +47,10 @@ def test_transports_take_turns_in_the_same_workers(spark, table):
 def test_runs_at_the_same_time_do_not_meet(spark, table):
     """Each has a port of its own; here, one rank each, for the session has two slots."""
     found = {}
+    networks = {seed: make_network() for seed in (5, 6)}  # here: threads would take turns at torch's generator
 
     def run(seed):
-        found[seed] = trained(spark, table, transport="torch", num_workers=1, rng_seed=seed)
+        found[seed] = trained(spark, table, networks[seed], transport="torch", num_workers=1, rng_seed=seed)
 
     threads = [threading.Thread(target=run, args=(seed,)) for seed in (5, 6)]
     for thread in threads:
