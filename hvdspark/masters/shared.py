@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from hvdspark.codec import AnyResidualPostProcessor, AnyThresholdAlgorithm
 from hvdspark.masters.base import TrainingMaster
@@ -45,6 +45,9 @@ class SharedTrainingMaster(TrainingMaster):
     local_steps : int or pairs of int
         Steps that a rank takes by itself between exchanges; or a schedule: ``((0, 1), (500, 10))`` begins with one and
         takes ten from step 500 on. What is left over is exchanged at the end of each epoch.
+    residual_lookahead : float
+        Share of its residual that a rank applies to its own weights for the length of its local steps; 0.3 is a good
+        one where there are local steps.
     outer_optimizer : Nesterov, optional
         Outer momentum on the agreed difference.
     overlap : {"none", "next_step"}
@@ -66,6 +69,7 @@ class SharedTrainingMaster(TrainingMaster):
     threshold_scope: Literal["model", "group", "parameter"] = "model"
     momentum_masking: Literal["auto", True, False] = "auto"
     local_steps: int | tuple[tuple[int, int], ...] = 1
+    residual_lookahead: float = Field(default=0.0, strict=True)
     outer_optimizer: Nesterov | None = None
     overlap: Literal["none", "next_step"] = "none"
     topology: Literal["auto", "flat", "hosts"] = "auto"
@@ -88,6 +92,7 @@ class SharedTrainingMaster(TrainingMaster):
             threshold_scope=self.threshold_scope,
             momentum_masking=self.momentum_masking,
             local_steps=self.local_steps,
+            residual_lookahead=self.residual_lookahead,
             outer_optimizer=self.outer_optimizer,
             overlap=self.overlap,
             topology=self.topology,

@@ -26,7 +26,7 @@ __all__ = ["Meeting"]
 class Meeting:
     """Where ranks that have moved by themselves come to agree again.
 
-    `begin` marks what they set out from, `undone_on_error` goes back to it, and `meet` ends the period. With
+    `begin` marks what they agreed on, `undone_on_error` goes back to it, and `meet` ends the period. With
     ``overlap="next_step"`` it ends in three parts: `meet` only puts down what is to be sent, `launch` sends it, and
     `land` applies it.
 
@@ -97,14 +97,34 @@ class Meeting:
             self._go_on()
             raise
 
+    def look_ahead(self, step: int) -> None:
+        """Set out from where the residual leads, if that was asked for: the next step may only now be computed.
+
+        What is kept back counts for this rank meanwhile: it does not learn again what it has learned already. As in
+        Xie et al., "CSER: Communication-efficient SGD with Error Reset", NeurIPS 2020, but for a share of it, and all
+        ranks agree without it whenever they come together (docs/adr/0031).
+        """
+        share, residual = self._rules.lookahead, self._exchange.residual
+        if not share or residual is None or self.period is not None:
+            return
+        if local_steps_at(self._rules.schedule, step) > 1:
+            self.begin(step).is_ahead = True
+            with self._phases.timed("apply"):
+                self._flat.weights.sub_(torch.as_tensor(residual).to(self._flat.weights.device), alpha=share)
+
     def meet(self, period: Period) -> None:
         """Exchange what the local steps of a period came to, and go on from what was agreed."""
+        if not period.steps:  # ranks have looked ahead, and not stepped
+            self._go_on()
+            return
         weight = 1.0
         with self.undone_on_error():
             if period.length > 1 and self._rules.combine == "mean":
                 with self._phases.timed("exchange"):
                     weight = period.part.weight(self._collective)
             local = self._flat.weights.detach().to(self._agreed.device)
+            if period.is_ahead:  # from there it has moved; the residual has not changed since
+                local = torch.add(local, torch.as_tensor(self._exchange.residual), alpha=self._rules.lookahead)
             if weight != 1.0:
                 local = torch.lerp(self._agreed, local, weight)
             if self._flight is None:

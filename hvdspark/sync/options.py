@@ -64,7 +64,9 @@ _CHOICES = {
 _KINDS = {"threshold_algorithm": ThresholdAlgorithm, "residual_post_processor": ResidualPostProcessor}
 
 
-def check_options(encode: str, combine: str, exchange: str, codec: CodecOptions, topology: str = "auto") -> None:
+def check_options(
+    encode: str, combine: str, exchange: str, codec: CodecOptions, topology: str = "auto", lookahead: float = 0.0
+) -> None:
     """Refuse values that are no choice, and codec options that cannot act because nothing is coded.
 
     Raises
@@ -87,6 +89,11 @@ def check_options(encode: str, combine: str, exchange: str, codec: CodecOptions,
             'it at "auto"'
         )
     _check_regions(exchange, topology, codec)
+    if lookahead and exchange != "codec":
+        raise ConfigurationError(
+            f'residual_lookahead cannot act with exchange="{exchange}": only "codec" leaves all that a rank has not '
+            "sent with that rank; leave it out"
+        )
     for field in dataclasses.fields(codec):
         if exchange in UNCODED and given[field.name] != field.default:
             raise ConfigurationError(

@@ -61,11 +61,14 @@ class Period:
         Steps that it has.
     part : Part
         This rank's examples in it, and all ranks'; unknown if they were for any of its steps.
+    is_ahead : bool
+        Whether this rank did not set out from what was agreed, but from where its residual leads.
     """
 
     length: int
     steps: int = 0
     part: Part = dataclasses.field(default_factory=lambda: Part(0, 0))
+    is_ahead: bool = False
 
     def add(self, part: Part) -> None:
         """Count a step."""
@@ -80,9 +83,9 @@ class Period:
         """Whether the ranks meet now."""
         return self.steps >= self.length
 
-    def numbers(self) -> tuple[int, int, int | None, int | None]:
+    def numbers(self) -> tuple[int, int, int | None, int | None, bool]:
         """Return all of it as numbers, for a checkpoint."""
-        return self.length, self.steps, self.part.examples, self.part.total
+        return self.length, self.steps, self.part.examples, self.part.total, self.is_ahead
 
     @classmethod
     def of(cls, numbers: Sequence[int | None]) -> Self:
@@ -93,7 +96,8 @@ class Period:
         ValueError, ConfigurationError
             If no period that is not over has such numbers.
         """
-        length, steps, examples, total = numbers
-        if not isinstance(length, int) or not isinstance(steps, int) or not 0 < steps < length:
+        length, steps, examples, total, is_ahead = numbers
+        first = 0 if is_ahead else 1  # who looks ahead is in the next period as soon as the last one ends
+        if not isinstance(length, int) or not isinstance(steps, int) or not first <= steps < length:
             raise ValueError(f"a period has more than {steps} steps of {length}")
-        return cls(length, steps, Part.checked(examples, total))
+        return cls(length, steps, Part.checked(examples, total), bool(is_ahead))

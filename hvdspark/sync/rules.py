@@ -26,6 +26,8 @@ class Rules:
         From which step on, how many local steps a period has.
     outer : Nesterov, optional
         What is made of the agreed difference.
+    lookahead : float
+        Share of its residual that a rank applies to its own weights for the length of a period.
     overlap : {"none", "next_step"}
         Whether an exchange is under way while the next step computes.
     topology : {"auto", "flat", "hosts"}
@@ -40,6 +42,7 @@ class Rules:
     combine: Literal["mean", "sum"] = "mean"
     schedule: tuple[tuple[int, int], ...] = ((0, 1),)
     outer: Nesterov | None = None
+    lookahead: float = 0.0
     overlap: Literal["none", "next_step"] = "none"
     topology: Literal["auto", "flat", "hosts"] = "auto"
     aggregation_depth: int = 2
@@ -47,8 +50,8 @@ class Rules:
 
     def facts(self) -> dict[str, Any]:
         """Return what must be equal on all ranks; whoever made the schedule names it."""
-        facts = {name: value for name, value in vars(self).items() if name not in ("schedule", "outer")}
-        return {**facts, "outer_optimizer": repr(self.outer)}
+        facts = {name: value for name, value in vars(self).items() if name not in ("schedule", "outer", "lookahead")}
+        return {**facts, "outer_optimizer": repr(self.outer), "residual_lookahead": self.lookahead}
 
     def scale(self, size: int) -> float:
         """Return what each of so many ranks' parts is multiplied by before they are summed."""
@@ -68,8 +71,24 @@ class Rules:
             raise ConfigurationError(f"topology: one of {TOPOLOGIES} is needed, not {self.topology!r}")
         if self.outer is not None and not isinstance(self.outer, Nesterov):
             raise UnsupportedError(f"outer_optimizer: a Nesterov is needed, this is a {type(self.outer).__name__}")
+        self._check_lookahead()
         if self.encode == "gradients" and (self.outer or self.schedule != ((0, 1),)):
             raise ConfigurationError(
                 'local_steps and outer_optimizer cannot act with encode="gradients", where there is no local step: '
                 'use encode="updates"'
+            )
+
+    def _check_lookahead(self) -> None:
+        given = self.lookahead
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
+            raise ConfigurationError(f"residual_lookahead: a number from 0 to 1 is needed, not {given!r}")
+        if given and all(steps == 1 for _, steps in self.schedule):
+            raise ConfigurationError(
+                "residual_lookahead cannot act with local_steps=1, where all ranks have the same weights after every "
+                "step: ask for more local steps, or leave it out"
+            )
+        if given and self.topology == "hosts":
+            raise ConfigurationError(
+                'residual_lookahead cannot act with topology="hosts", where a host has one residual for all of its '
+                "ranks: leave one of them out"
             )

@@ -162,6 +162,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
                 self._step_gradients(self._gradients, part, self._active.agree())
             self._steps += 1
             self._verify_now_and_then()
+            self._meeting.look_ahead(self._steps)
         self._meeting.launch()
         return loss
 

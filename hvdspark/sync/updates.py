@@ -75,6 +75,10 @@ class SharedUpdates(Synchroniser):
     local_steps : int or pairs of int
         Steps that a rank takes by itself between exchanges; what they came to is then coded. A schedule such as
         ``((0, 1), (500, 10))`` begins with one and takes ten from step 500 on. See `synchronise`.
+    residual_lookahead : float
+        Share of its residual that a rank applies to its own weights for the length of its local steps, so that it does
+        not learn again what it has learned and not sent; 0.3 is a good one (docs/benchmarks.md). What was agreed is
+        without it: `synchronise` brings that back. Local steps with ``exchange="codec"`` alone.
     outer_optimizer : Nesterov, optional
         What is made of the agreed difference: outer momentum (SlowMo, DiLoCo).
     overlap : {"none", "next_step"}
@@ -116,6 +120,7 @@ class SharedUpdates(Synchroniser):
         threshold_scope: Literal["model", "group", "parameter"] = "model",
         momentum_masking: Literal["auto"] | bool = "auto",
         local_steps: LocalSteps = 1,
+        residual_lookahead: float = 0.0,
         outer_optimizer: Nesterov | None = None,
         overlap: Literal["none", "next_step"] = "none",
         topology: Literal["auto", "flat", "hosts"] = "auto",
@@ -133,14 +138,15 @@ class SharedUpdates(Synchroniser):
             encoding_debug_mode=encoding_debug_mode,
             num_threads=num_threads,
         )
-        check_options(encode, combine, exchange, codec, topology)
+        check_options(encode, combine, exchange, codec, topology, residual_lookahead)
         rules = Rules(
             encode=encode,
             combine=combine,
             schedule=checked_local_steps(local_steps),
             outer=outer_optimizer,
+            lookahead=residual_lookahead,
             overlap=overlap,
-            topology="flat" if exchange in BY_REGION else topology,
+            topology="flat" if topology == "auto" and (exchange in BY_REGION or residual_lookahead) else topology,
             verify_every=verify_every,
         )
         self._name = exchange

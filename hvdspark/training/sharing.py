@@ -82,6 +82,7 @@ class SharingOptions(Sharing):
     threshold_scope: Literal["model", "group", "parameter"]
     momentum_masking: Literal["auto"] | bool
     local_steps: LocalSteps
+    residual_lookahead: float
     outer_optimizer: Nesterov | None
     overlap: Literal["none", "next_step"]
     topology: Literal["auto", "flat", "hosts"]
@@ -97,11 +98,12 @@ class SharingOptions(Sharing):
             momentum_masking=self.momentum_masking,
             encoding_debug_mode=self.encoding_debug_mode,
         )
-        check_options(self.encode, self.combine, self.exchange, codec, self.topology)
+        check_options(self.encode, self.combine, self.exchange, codec, self.topology, self.residual_lookahead)
         Rules(
             encode=self.encode,
             schedule=checked_local_steps(self.local_steps),
             outer=self.outer_optimizer,
+            lookahead=self.residual_lookahead,
             overlap=self.overlap,
             topology=self.topology,
         )

@@ -31,6 +31,7 @@ SHARING = SharingOptions(
     threshold_scope="model",
     momentum_masking="auto",
     local_steps=1,
+    residual_lookahead=0.0,
     outer_optimizer=None,
     overlap="none",
     topology="auto",

@@ -40,6 +40,7 @@ OPTIONS = {
     "by parameter": {"threshold_scope": "parameter"},
     "unmasked": {"momentum_masking": False},
     "four local steps": {"local_steps": 4},
+    "lookahead": {"local_steps": 4, "residual_lookahead": 0.5},
     "schedule": {"local_steps": ((0, 1), (40, 4))},
     "outer": {"outer_optimizer": Nesterov(0.7, 0.5)},
     "overlap": {"overlap": "next_step"},

@@ -65,9 +65,10 @@ def test_a_state_in_the_middle_of_a_period_goes_with_its_own_weights():
     "damage",
     [
         {"period": (torch.zeros(276),)},
-        {"period": (torch.zeros(3), 0, 4, 1, None, None)},
-        {"period": (torch.zeros(276), 0, 4, 4, None, None)},
-        {"period": (torch.zeros(276), 0, 4, 1, -2, None)},
+        {"period": (torch.zeros(3), 0, 4, 1, None, None, False)},
+        {"period": (torch.zeros(276), 0, 4, 4, None, None, False)},
+        {"period": (torch.zeros(276), 0, 4, 1, -2, None, False)},
+        {"period": (torch.zeros(276), 0, 4, 0, None, None, False)},
         {"steps": None},
         {"exchanges": -1},
         {"optimizer": {}},

@@ -48,6 +48,7 @@ RUNS = {
     "steps of the scheduler": {"network": make_network(**BY_STEP)},
     "scheduler by score": {"network": make_network(**BY_SCORE)},
     "local steps": {"sharing": sharing(local_steps=4)},
+    "lookahead": {"sharing": sharing(local_steps=4, residual_lookahead=0.3)},
     "outer": {"sharing": sharing(local_steps=4, outer_optimizer=Nesterov(0.7, 0.5))},
     "late": {"sharing": sharing(overlap="next_step")},
     "gradients": {"sharing": sharing(encode="gradients")},
