@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hvdspark.codec import AdaptiveThresholdAlgorithm as AdaptiveThresholdAlgorithm
     from hvdspark.codec import FixedThresholdAlgorithm as FixedThresholdAlgorithm
     from hvdspark.codec import NoOpResidualPostProcessor as NoOpResidualPostProcessor
+    from hvdspark.codec import QuantileThresholdAlgorithm as QuantileThresholdAlgorithm
     from hvdspark.codec import ResidualClippingPostProcessor as ResidualClippingPostProcessor
     from hvdspark.codec import ResidualPostProcessor as ResidualPostProcessor
     from hvdspark.codec import TargetSparsityThresholdAlgorithm as TargetSparsityThresholdAlgorithm
@@ -88,6 +89,7 @@ _ROOMS = {
     "NormalizerStandardize": "data",
     "ParameterAveraging": "sync",
     "ParameterAveragingTrainingMaster": "masters",
+    "QuantileThresholdAlgorithm": "codec",
     "ROC": "evaluation",
     "ROCBinary": "evaluation",
     "ROCMultiClass": "evaluation",

@@ -36,6 +36,7 @@ PUBLIC = [
     "NormalizerStandardize",
     "ParameterAveraging",
     "ParameterAveragingTrainingMaster",
+    "QuantileThresholdAlgorithm",
     "ROC",
     "ROCBinary",
     "ROCMultiClass",

@@ -16,6 +16,7 @@ from hvdspark import (
     AdaptiveThresholdAlgorithm,
     FixedThresholdAlgorithm,
     Nesterov,
+    QuantileThresholdAlgorithm,
     ResidualClippingPostProcessor,
     SharedUpdates,
     TargetSparsityThresholdAlgorithm,
@@ -26,6 +27,7 @@ OPTIONS = {
     "defaults": {},
     "fixed": {"threshold_algorithm": FixedThresholdAlgorithm(1e-3)},
     "target": {"threshold_algorithm": TargetSparsityThresholdAlgorithm()},
+    "quantile": {"threshold_algorithm": QuantileThresholdAlgorithm()},
     "all kept": {"residual_post_processor": None},
     "clipped": {"residual_post_processor": ResidualClippingPostProcessor(1.0, 2)},
     "gradients": {"encode": "gradients"},
@@ -75,6 +77,8 @@ def train(world, steps, options, show=lambda optimizer: None):
             torch.nn.functional.cross_entropy(module(x[:rows]), y[:rows]).backward()
         optimizer.step(examples=rows)
         if step % 20 == 19:
+            if "residual_lookahead" in options:  # else all have the same weights here, without being asked to
+                optimizer.synchronise()
             prints.append(optimizer.fingerprint())
     return prints
 

@@ -8,11 +8,13 @@ from hvdspark.codec import (
     AdaptiveThresholdAlgorithm,
     Encoder,
     FixedThresholdAlgorithm,
+    QuantileThresholdAlgorithm,
     ResidualClippingPostProcessor,
     TargetSparsityThresholdAlgorithm,
     decode_into,
 )
 
+LAWS, AGREED = codec.LAWS, codec.encoders_that_agree_use_the_same_thresholds
 OPTIONS = {
     "auto-adaptive-clipped": {
         "threshold_algorithm": AdaptiveThresholdAlgorithm(),
@@ -54,16 +56,21 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("law", codec.LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_law(law, options):
     law(lambda n, **more: Encoder(n, **{**options, **more}))
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if law is not AGREED], ids=lambda law: law.__name__)
+def test_law_where_each_rank_has_a_threshold_of_its_own(law):
+    law(lambda n, **more: Encoder(n, **{"threshold_algorithm": QuantileThresholdAlgorithm(0.05), **more}))
 
 
 GROUPED = {name: options for name, options in OPTIONS.items() if options.get("format") != "dense"}
 
 
 @pytest.mark.parametrize("options", GROUPED.values(), ids=GROUPED)
-@pytest.mark.parametrize("law", codec.LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_law_with_a_threshold_for_each_of_four_groups(law, options):
     def make(n, **more):
         ends = [n // 3, n // 3, n - n // 5, n]  # the second is empty

@@ -13,6 +13,7 @@ from hvdspark.codec import (
     AnyThresholdAlgorithm,
     Encoder,
     FixedThresholdAlgorithm,
+    QuantileThresholdAlgorithm,
     TargetSparsityThresholdAlgorithm,
     ThresholdAlgorithm,
     ThresholdState,
@@ -98,7 +99,9 @@ def test_auto_without_anything_to_see_stays_undecided():
 
 
 @pytest.mark.parametrize("n", [1, 1000, 3_000_000])
-@pytest.mark.parametrize(("algorithm", "density"), [(ADAPTIVE(), 1e-3), (TARGET("auto", 0.01), 0.01)])
+@pytest.mark.parametrize(
+    ("algorithm", "density"), [(ADAPTIVE(), 1e-3), (TARGET("auto", 0.01), 0.01), (QuantileThresholdAlgorithm(), 0.01)]
+)
 def test_the_first_message_has_the_density_asked_for(n, algorithm, density):
     update = np.random.default_rng(n).standard_normal(n).astype(np.float32) ** 3
     encoder = Encoder(n, threshold_algorithm=algorithm, format="sparse")
@@ -118,6 +121,18 @@ def test_a_start_that_was_too_small_is_taken_again():
     assert densities[1] >= 1 / 16
     assert densities[2] == pytest.approx(1e-3, rel=0.2)
     assert densities[3] < 1 / 16  # the residual now adds to the update
+
+
+@pytest.mark.parametrize("magnitude", ["threshold", "mean", "multiples"])
+def test_a_quantile_gives_every_message_its_density(magnitude):
+    rng = np.random.default_rng(1)
+    encoder = Encoder(20_000, threshold_algorithm=QuantileThresholdAlgorithm(0.03), magnitude=magnitude)
+    for scale in (1e-6, 1.0, 1e-3, 1.0):
+        message = encoder.encode((rng.standard_normal(20_000) * scale).astype(np.float32))
+        assert read_header(message).count == pytest.approx(600, rel=0.06)  # tau is rounded down: some more reach it
+    encoder = Encoder(20_000, threshold_algorithm=QuantileThresholdAlgorithm())
+    for _ in range(2):
+        assert read_header(encoder.encode(np.zeros(20_000, np.float32))).count == 0
 
 
 def test_few_elements_that_differ_from_zero_do_not_drag_the_threshold_down():

@@ -10,12 +10,22 @@ import pytest
 import torch
 
 from contracts.problem import make_data, make_module, sgd
-from hvdspark import FixedThresholdAlgorithm, Nesterov, SharedUpdates, TargetSparsityThresholdAlgorithm
+from hvdspark import (
+    FixedThresholdAlgorithm,
+    Nesterov,
+    QuantileThresholdAlgorithm,
+    SharedUpdates,
+    TargetSparsityThresholdAlgorithm,
+)
 from hvdspark.collectives import run_ranks
 from hvdspark.errors import ConfigurationError
 
 OPTIONS = {
-    "threshold_algorithm": [FixedThresholdAlgorithm(1e-3), TargetSparsityThresholdAlgorithm()],
+    "threshold_algorithm": [
+        FixedThresholdAlgorithm(1e-3),
+        TargetSparsityThresholdAlgorithm(),
+        QuantileThresholdAlgorithm(),
+    ],
     "residual_post_processor": [None],
     "encode": ["gradients"],
     "combine": ["sum"],
