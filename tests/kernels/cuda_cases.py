@@ -1,8 +1,14 @@
 """Run by test_cuda.py in a process of its own: CUDA kernels in Numba's simulator against the reference, bit for bit."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 from numba import cuda
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from contracts import simulator
 from hvdspark_kernels.clip import cuda as clip_cuda
 from hvdspark_kernels.clip import reference as clip_reference
 from hvdspark_kernels.multiples import cuda as multiples_cuda
@@ -215,6 +221,7 @@ clip_reference.CHUNK = 40
 CLIP = clip_cuda.make_clip(threads=4, items=5, chunk=40)  # spans of 20, marks in one word; chunks of two spans
 
 if __name__ == "__main__":
+    simulator.prepare()
     generator = np.random.default_rng(1)
     cases = {
         check_encode: 50,

@@ -1,9 +1,15 @@
 """Run by test_cuda.py in a process of its own, in Numba's simulator: an encoder on a GPU beside one on the CPU."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numba import cuda
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from contracts import simulator
 from hvdspark.codec import (
     AdaptiveThresholdAlgorithm,
     Encoder,
@@ -103,6 +109,7 @@ def refused(kind, text, call):
 
 
 if __name__ == "__main__":
+    simulator.prepare()
     for name, options in OPTIONS.items():
         check_same_bytes(options)
         print(name, "ok", flush=True)
