@@ -31,3 +31,9 @@ def spark():
     )
     yield session
     session.stop()
+
+
+def pytest_collection_modifyitems(items):
+    """Bring files with slow tests first: two files run at a time, and the last ones shall not be the long ones."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
