@@ -14,8 +14,10 @@ from pathlib import Path
 
 from arms import ARMS, OPTIMIZERS, SETS, Arm
 from experiment import Experiment
+from plots import draw
 from rates import MIN_RATES
 from records import Records
+from report import tables
 from workloads import WORKLOADS
 
 RESULTS = Path(__file__).with_name("results")
@@ -69,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--seeds", type=int, default=2, help="seeds that count; 0: only choose the rate")
     run.add_argument("--shard", type=_shard, default=(0, 1), metavar="K/N", help="only every N-th arm, from K on")
-    report.add_argument("--workload", choices=WORKLOADS)
+    report.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    report.add_argument("--plots", type=Path, help="folder for a plot a table (SVG)")
     return parser
 
 
@@ -86,11 +89,19 @@ def _run(options: argparse.Namespace) -> None:
         experiment.run(arm, options.rates or max(options.num_rates, MIN_RATES), options.tuning_seeds, options.seeds)
 
 
+def _report(options: argparse.Namespace) -> None:
+    records = Records(options.results).all()
+    for table in tables((run, outcome) for run, outcome in records if run.setting.workload in options.workload):
+        print(table, end="\n\n")
+        if options.plots:
+            print(f"plot: {draw(table, options.plots)}", file=sys.stderr)
+
+
 def main() -> None:
     """Do what the command line says."""
     options = _parser().parse_args()
     try:
-        _run(options)
+        {"run": _run, "report": _report}[options.command](options)
     except KeyboardInterrupt:
         sys.exit("study: stopped; the same command goes on from here")
 

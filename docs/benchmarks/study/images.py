@@ -43,4 +43,4 @@ def convolutional(hidden: int) -> nn.Module:
     first = nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
     second = nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
     last = nn.Flatten(), nn.Linear(32 * 7 * 7, hidden), nn.ReLU(), nn.Linear(hidden, 10)
-    return nn.Sequential(nn.Unflatten(1, (1, 28)), *first, *second, *last)
+    return nn.Sequential(nn.Unflatten(1, (1, 28, 28)), *first, *second, *last)

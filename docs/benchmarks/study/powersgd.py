@@ -4,6 +4,7 @@ Vogels et al., "PowerSGD", NeurIPS 2019. Bytes are those of the arrays that it r
 dense first steps included.
 """
 
+import copy
 import os
 import tempfile
 import time
@@ -104,6 +105,7 @@ def _train_rank(
     number: int, run: Run, workload: Workload, module: nn.Module, *, rank: int, start: int
 ) -> RankResult:  # `rank` is that of the matrices here
     state = powersgd_hook.PowerSGDState(None, matrix_approximation_rank=rank, start_powerSGD_iter=start)
+    module = copy.deepcopy(module)  # what came from the parent lies in memory that all ranks share
     model = DistributedDataParallel(module)
     model.register_comm_hook(state, powersgd_hook.powerSGD_hook)
     counter = _Counter(run.setting.ranks)
