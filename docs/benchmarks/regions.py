@@ -1,6 +1,6 @@
 """Bytes that a rank sends and receives a step, by number of ranks: every message to all, or through owners of regions.
 
-Each rank is a thread of this process and trains the language model of convergence.py, with a batch of 256 among all
+Each rank is a thread of this process and trains the language model of the study, with a batch of 256 among all
 ranks. What is counted are messages as they leave and reach a rank: one that goes to all leaves N - 1 times.
 
 Usage: python docs/benchmarks/regions.py [--ranks 4 16] [--steps N] [--rates R ...] [--seeds N]
@@ -12,8 +12,8 @@ import statistics
 import sys
 from typing import NamedTuple
 
-import convergence
 import torch
+from study.text import CONTEXT, Text, network, read_text, windows
 from torch import nn
 from torch.optim import SGD
 
@@ -31,6 +31,7 @@ class Run(NamedTuple):
     rate: float
     seed: int
     steps: int
+    hidden: int
 
 
 class Outcome(NamedTuple):
@@ -64,7 +65,7 @@ class Counter:
         return self._note(self._alltoall(messages))
 
 
-def train_rank(world: Collective, run: Run, text: convergence.Text, start: nn.Module) -> Outcome:
+def train_rank(world: Collective, run: Run, text: Text, start: nn.Module) -> Outcome:
     """Train one rank."""
     torch.set_num_threads(1)
     model = copy.deepcopy(start)
@@ -77,8 +78,8 @@ def train_rank(world: Collective, run: Run, text: convergence.Text, start: nn.Mo
     draw = torch.Generator().manual_seed(1000 * run.seed + world.rank)
     batch = TOTAL_BATCH // world.size
     for _ in range(run.steps):
-        begin = torch.randint(len(text.train) - convergence.CONTEXT, (batch,), generator=draw)
-        contexts, answers = convergence.windows(text.train, begin)
+        begin = torch.randint(len(text.train) - CONTEXT, (batch,), generator=draw)
+        contexts, answers = windows(text.train, begin)
         optimizer.zero_grad()
         torch.autograd.backward(nn.functional.cross_entropy(model(contexts), answers))
         optimizer.step()
@@ -88,11 +89,12 @@ def train_rank(world: Collective, run: Run, text: convergence.Text, start: nn.Mo
     return Outcome(loss, counter.sent / run.steps, counter.received / run.steps)
 
 
-def measure(run: Run, text: convergence.Text) -> Outcome:
+def measure(run: Run, text: Text) -> Outcome:
     """Train, and return the mean over ranks."""
-    found = run_ranks(train_rank, run.ranks, run, text, convergence.build(run.seed), timeout_s=3600)
+    torch.manual_seed(run.seed)
+    found = run_ranks(train_rank, run.ranks, run, text, network(run.hidden), timeout_s=3600)
     outcome = Outcome(*(statistics.mean(each) for each in zip(*found, strict=True)))
-    convergence.say(f"{run}: {outcome}", sys.stderr)
+    print(f"{run}: {outcome}", file=sys.stderr, flush=True)
     return outcome
 
 
@@ -103,16 +105,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--rates", nargs="+", type=float, default=[0.4, 0.8], help="the best one counts")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--hidden", type=int, default=convergence.HIDDEN, help="the model has 417 x this parameters")
+    parser.add_argument("--hidden", type=int, default=256, help="the model has 4,352 + 417 x this parameters")
     options = parser.parse_args()
-    convergence.HIDDEN = options.hidden
-    text = convergence.read_text()
-    convergence.say("| ranks | exchange | loss | each seed | rate | sent | received |", sys.stdout)
-    convergence.say("|---|---|---|---|---|---|---|", sys.stdout)
+    seeds = range(options.seeds)
+    text = read_text()
+    print("| ranks | exchange | loss | each seed | rate | sent | received |", flush=True)
+    print("|---|---|---|---|---|---|---|", flush=True)
     for ranks in options.ranks:
         for exchange in ("codec", "regions"):
             tried = {
-                rate: [measure(Run(exchange, ranks, rate, seed, options.steps), text) for seed in range(options.seeds)]
+                rate: [measure(Run(exchange, ranks, rate, seed, options.steps, options.hidden), text) for seed in seeds]
                 for rate in options.rates
             }
             rate = min(tried, key=lambda rate: statistics.mean(each.loss for each in tried[rate]))
@@ -120,7 +122,7 @@ def main() -> None:
             sent, received = (statistics.mean(each[i] for each in tried[rate]) for i in (1, 2))
             each = ", ".join(f"{loss:.3f}" for loss in losses)
             row = f"{statistics.mean(losses):.3f} | {each} | {rate:g} | {sent:,.0f} | {received:,.0f}"
-            convergence.say(f"| {ranks} | {exchange} | {row} |", sys.stdout)
+            print(f"| {ranks} | {exchange} | {row} |", flush=True)
 
 
 if __name__ == "__main__":
