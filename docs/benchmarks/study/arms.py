@@ -11,6 +11,7 @@ from hvdspark import (
     AdaptiveThresholdAlgorithm,
     Nesterov,
     ParameterAveraging,
+    QuantileThresholdAlgorithm,
     ResidualClippingPostProcessor,
     SharedUpdates,
     TargetSparsityThresholdAlgorithm,
@@ -139,7 +140,21 @@ ENGINE = (
     _coded("codes 1e-3", threshold_algorithm=_target(1e-3)),
     _coded("codes 1e-3 unmasked", threshold_algorithm=_target(1e-3), momentum_masking=False).only("momentum"),
 )
-BEST: tuple[Arm, ...] = (DENSE,)
+#: Ten local steps, the largest of what they came to, and ranks that look ahead; then what each part of it is worth.
+_ahead = functools.partial(
+    _local, magnitude="mean", residual_post_processor=None, residual_lookahead=0.3, momentum_masking=True
+)
+_quantile = QuantileThresholdAlgorithm
+BEST: tuple[Arm, ...] = (
+    DENSE,
+    _ahead("ahead 1e-2", threshold_algorithm=_quantile(1e-2)).only("momentum"),
+    _ahead("ahead 5e-3", threshold_algorithm=_quantile(5e-3)).only("momentum"),
+    _ahead("ahead 3e-2", threshold_algorithm=_quantile(3e-2)).only("momentum"),
+    _ahead("quantile 1e-2", threshold_algorithm=_quantile(1e-2), residual_lookahead=0.0).only("momentum"),
+    _ahead("ahead 1e-2 unmasked", threshold_algorithm=_quantile(1e-2), momentum_masking=False),
+    _ahead("ahead 1e-2 steered", threshold_algorithm=_target(1e-2)).only("momentum"),
+    _ahead("ahead 1e-2 every 20", threshold_algorithm=_quantile(1e-2), local_steps=20).only("momentum"),
+)
 
 SETS: dict[str, tuple[Arm, ...]] = {"rivals": RIVALS, "engine": ENGINE, "best": BEST}
 #: All of them, by name.
