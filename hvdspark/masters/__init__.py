@@ -2,7 +2,19 @@
 
 from hvdspark.masters.averaging import ParameterAveragingTrainingMaster
 from hvdspark.masters.base import TrainingMaster
+from hvdspark.masters.device import check_device, copy_on, forget, inferring, task_device
 from hvdspark.masters.parcel import Parcel, PortableFunction
 from hvdspark.masters.shared import SharedTrainingMaster
 
-__all__ = ["ParameterAveragingTrainingMaster", "Parcel", "PortableFunction", "SharedTrainingMaster", "TrainingMaster"]
+__all__ = [
+    "ParameterAveragingTrainingMaster",
+    "Parcel",
+    "PortableFunction",
+    "SharedTrainingMaster",
+    "TrainingMaster",
+    "check_device",
+    "copy_on",
+    "forget",
+    "inferring",
+    "task_device",
+]

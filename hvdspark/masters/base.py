@@ -13,6 +13,7 @@ from hvdspark import storage
 from hvdspark.data import Source
 from hvdspark.errors import ConfigurationError, RankMismatch
 from hvdspark.masters.data_options import DataOptions
+from hvdspark.masters.device import check_device
 from hvdspark.masters.placement import LAUNCHERS, choose_launcher, open_run_directory
 from hvdspark.masters.progress import ProgressBar
 from hvdspark.masters.resume import (
@@ -183,9 +184,7 @@ class TrainingMaster(DataOptions, abc.ABC):
     @field_validator("device")
     @classmethod
     def _check_device(cls, value: str) -> str:
-        if value not in ("auto", "cpu", "cuda") and not (value.startswith("cuda:") and value[5:].isdigit()):
-            raise ValueError("'auto', 'cpu', 'cuda' or 'cuda:0' is needed")
-        return value
+        return check_device(value)
 
     def with_hooks(self, *hooks: TrainingHook) -> Self:
         """Return a copy with more hooks."""

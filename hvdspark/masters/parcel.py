@@ -6,13 +6,18 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from hvdspark.errors import ConfigurationError, ModelError
+from hvdspark.masters.device import moved, task_device
 from hvdspark.network import Network
 from hvdspark_launch.closure import dump
 
 __all__ = ["Parcel", "PortableFunction"]
 
-_kept: dict[str, Any] = {}  # of this process: the network that was used last, and its token
+_kept: dict[
+    str, dict[Any, Network]
+] = {}  # of this process: the network that was used last by its token, on each device
 
 
 class Parcel:
@@ -22,6 +27,8 @@ class Parcel:
     ----------
     network : Network
         What travels, as it is now.
+    device : str
+        Where tasks use it: "auto", "cpu", "cuda" or "cuda:0", as of `task_device`.
 
     Raises
     ------
@@ -29,7 +36,7 @@ class Parcel:
         If a part of it cannot travel; the message names it.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, device: str) -> None:
         network.check_portable()
         try:
             self._data = dump(network)
@@ -38,28 +45,42 @@ class Parcel:
                 f"Network cannot travel to the workers: {type(error).__name__}: {error}. Put its classes into a "
                 "package that is installed there, or keep what cannot be pickled out of them"
             ) from error
+        self._device = device
         self._token = hashlib.sha256(self._data).hexdigest()
 
     def open(self) -> Network:
-        """Return a copy of the network, of the caller's own."""
+        """Return a copy of the network, of the caller's own, on the device of this task.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no such device here.
+        ModelError
+            If there is no room on it.
+        """
+        return self._on(task_device(self._device))
+
+    def shared(self) -> Network:
+        """Return this process's only copy on the device of this task, in evaluation mode: nobody is to change it.
+
+        It is made when it is first asked for, and kept until another network is: the Python workers of Spark live
+        longer than their tasks. Raises as `open` does.
+        """
+        device = task_device(self._device)
+        if self._token not in _kept:
+            _kept.clear()  # first: two networks are never held at once
+        on = _kept.setdefault(self._token, {})
+        if device not in on:
+            network = self._on(device)
+            network.module.eval()
+            on[device] = network
+        return on[device]
+
+    def _on(self, device: torch.device) -> Network:
         import cloudpickle
 
         network: Network = cloudpickle.loads(self._data)
-        return network
-
-    def shared(self) -> Network:
-        """Return this process's only copy, in evaluation mode: nobody is to change it.
-
-        It is made when it is first asked for, and kept until another network is: the Python workers of Spark live
-        longer than their tasks.
-        """
-        if _kept.get("token") != self._token:
-            _kept.clear()  # first: two networks are never held at once
-            network = self.open()
-            network.module.eval()
-            _kept.update(token=self._token, network=network)
-        shared: Network = _kept["network"]
-        return shared
+        return moved(network, device)
 
 
 class PortableFunction:

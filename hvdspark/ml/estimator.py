@@ -188,6 +188,7 @@ class NetworkEstimator(Estimator[NetworkModel], TrainingParams, MLWritable, MLRe
         )
         num_features, num_outputs = first_shape(layer, dataset)
         model = NetworkModel(network, num_features, num_outputs, architecture=self._architecture, summary=result)
+        model.setDevice(master.device)
         model._resetUid(self.uid)  # the convention of pyspark.ml, by which a search finds its Params in a model
         return self._copyValues(model)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from pyspark.ml import Model
+from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 
 from hvdspark.errors import UnsupportedError
@@ -47,6 +48,14 @@ class NetworkModel(Model, ModelParams, MLWritable, MLReadable["NetworkModel"]):
         What the fit gave back.
     """
 
+    device: Param[str] = Param(
+        Params._dummy(),
+        "device",
+        "where transform computes: auto (a GPU where there is one), cpu, cuda or cuda:0; after a fit as the training "
+        "master has it.",
+        typeConverter=TypeConverters.toString,
+    )
+
     def __init__(
         self,
         network: Network,
@@ -57,6 +66,7 @@ class NetworkModel(Model, ModelParams, MLWritable, MLReadable["NetworkModel"]):
         summary: TrainingResult | None = None,
     ) -> None:
         super().__init__()
+        self._setDefault(device="auto")
         self._network = network
         self._num_features = num_features
         self._num_outputs = num_outputs
@@ -95,6 +105,14 @@ class NetworkModel(Model, ModelParams, MLWritable, MLReadable["NetworkModel"]):
         if not self._network.is_classifier:
             raise UnsupportedError("numClasses: the network's loss is not one of classes; numOutputs counts its values")
         return self._num_outputs
+
+    def getDevice(self) -> str:
+        """Return where `transform` computes."""
+        return self.getOrDefault(self.device)
+
+    def setDevice(self, value: str) -> Self:
+        """Set where `transform` computes."""
+        return self._set(device=value)
 
     @property
     def hasSummary(self) -> bool:
@@ -143,9 +161,8 @@ class NetworkModel(Model, ModelParams, MLWritable, MLReadable["NetworkModel"]):
             dataset = dataset.toDF(*own)
             moved = [own[position(names, name, case_sensitive=matters)] for name in _listed(features)]
             features = moved[0] if isinstance(features, str) else moved
-        predicted: DataFrame = SparkMultiLayer(dataset.sparkSession, self._network, features_col=features).predict(
-            dataset
-        )
+        layer = SparkMultiLayer(dataset.sparkSession, self._network, features_col=features, device=self.getDevice())
+        predicted: DataFrame = layer.predict(dataset)
         added = [self.getPredictionCol(), self.getProbabilityCol()][: len(predicted.columns) - len(own)]
         left_out = [f"hvdspark_left_out_{i}" for i, name in enumerate(added) if not name]
         renamed = predicted.toDF(*names, *(name or f"hvdspark_left_out_{i}" for i, name in enumerate(added)))

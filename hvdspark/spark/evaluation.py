@@ -16,7 +16,7 @@ from torch import nn
 from hvdspark.data import Role, Rows, Source
 from hvdspark.errors import ConfigurationError, DataError, ModelError
 from hvdspark.evaluation import Batch, Measure, TorchMeasure, collect, combine
-from hvdspark.masters import PortableFunction
+from hvdspark.masters import PortableFunction, inferring
 from hvdspark.network import CLASS_LOSSES, VALUE_LOSSES, JointLoss, Network
 from hvdspark.spark.passes import Emitted, check_batch_size, emitted, known_to_numpy, run_pass
 from hvdspark.spark.slots import Slots
@@ -64,6 +64,7 @@ def evaluate(
     *,
     batch_size: int,
     slots: Slots,
+    device: str,
     one_class: str = "",
     one_output: bool = False,
 ) -> list[Any]:
@@ -81,6 +82,8 @@ def evaluate(
         Rows that go through the network at a time.
     slots
         How many copies of the network a host holds at once.
+    device
+        Where it computes, as of `Parcel`; what is measured is on the CPU.
     one_class
         The method that counts one class a row, and so refuses networks that answer several questions; empty: none.
     one_output
@@ -96,7 +99,7 @@ def evaluate(
     observe = PortableFunction(functools.partial(collect, list(measures)), "do_evaluation")
     places = frozenset(each.output for each in measures)
     work = _Observe(observe, batch_size, one_class, one_output, places)
-    parts = run_pass(source, network, work, slots, omitted=_NOT_OF_THE_LOSS)
+    parts = run_pass(source, network, work, slots, omitted=_NOT_OF_THE_LOSS, device=device)
     return combine(measures, parts)
 
 
@@ -114,7 +117,7 @@ class _Observe:
         return observed
 
     def _batch(self, network: Network, batch: Emitted) -> Batch:
-        with torch.inference_mode():
+        with inferring(network):
             readable = network.readable(batch.output)
         if not isinstance(batch.labels, tuple):
             self._check_one_class(network.loss, readable, "the network")
@@ -163,18 +166,20 @@ def _array(tensor: torch.Tensor | None) -> Any:
     return known_to_numpy(tensor).cpu().numpy()
 
 
-def calculate_score(source: Source, network: Network, *, average: bool, batch_size: int, slots: Slots) -> float:
+def calculate_score(
+    source: Source, network: Network, *, average: bool, batch_size: int, slots: Slots, device: str
+) -> float:
     """Compute the loss over all examples as training does, without regularisation.
 
     Parameters
     ----------
-    source, network, batch_size, slots
+    source, network, batch_size, slots, device
         As of `evaluate`. Masks and weights act as in training.
     average
         The mean over the examples; False: the sum.
     """
     check_batch_size(batch_size)
-    parts = run_pass(source, network, _Score(batch_size), slots, omitted=frozenset())
+    parts = run_pass(source, network, _Score(batch_size), slots, omitted=frozenset(), device=device)
     sums, counts = zip(*(_SUM.unpack(part) for part in parts), strict=True)
     total = math.fsum(sums)
     return total / sum(counts) if average else total
@@ -188,7 +193,7 @@ class _Score:
         sums: list[float] = []
         count = 0
         for batch in emitted(network, rows, self.batch_size):
-            with torch.inference_mode():
+            with inferring(network):
                 mean = network.score(batch.output, batch.labels, labels_mask=batch.labels_mask, weights=batch.weights)
             sums.append(float(np.float64(mean.item()) * batch.size))
             count += batch.size

@@ -53,6 +53,9 @@ class SparkComputationGraph(EachOutput):
     default_evaluation_workers : int
         How many copies of the network a host holds at once while it is evaluated or scored by `calculate_score`; it may
         be set later. Tasks beyond it wait.
+    device : str, optional
+        Where the network is used: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:0"; it may be set later.
+        None: as the training master has it, else "auto".
 
     Raises
     ------
@@ -72,13 +75,14 @@ class SparkComputationGraph(EachOutput):
         labels_mask_cols: Masks = (),
         weight_col: str | None = None,
         default_evaluation_workers: int = 4,
+        device: str | None = None,
     ) -> None:
         self.feature_cols = _entries("feature_cols", feature_cols)
         self.label_cols = _entries("label_cols", label_cols)
         self.features_mask_cols = _masks("features_mask_cols", features_mask_cols, self.feature_cols)
         self.labels_mask_cols = _masks("labels_mask_cols", labels_mask_cols, self.label_cols)
         self.weight_col = weight_col
-        super().__init__(spark, network, training_master, default_evaluation_workers)
+        super().__init__(spark, network, training_master, default_evaluation_workers, device)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -124,9 +128,9 @@ class SparkComputationGraph(EachOutput):
 
         if isinstance(data, DataFrame):
             table = Table(data, self._plan(data, None, labelled=False))
-            return predict(self.network, table, batch_size, self.output_names)
+            return predict(self.network, table, batch_size, self.output_names, device=self._where())
         if is_matrix(data) or isinstance(data, list | tuple | Mapping):
-            return predict_inputs(self.network, data, batch_size, self.output_names)
+            return predict_inputs(self.network, data, batch_size, self.output_names, device=self._where())
         raise UnsupportedError(
             "predict takes a Spark DataFrame, an array, a tensor, a vector or matrix of Spark's, or a list, tuple or "
             f"dict of them, and this is a {type(data).__name__}: spark.createDataFrame(...), or feed_forward_with_key "
@@ -156,7 +160,7 @@ class SparkComputationGraph(EachOutput):
         UnsupportedError
             If this is no RDD.
         """
-        return feed_forward_with_key(self.network, pairs, batch_size, self.output_names)
+        return feed_forward_with_key(self.network, pairs, batch_size, self.output_names, device=self._where())
 
     def _plan(
         self, frame: DataFrame, validation_col: str | None, *, labelled: bool = True, weighted: bool = True

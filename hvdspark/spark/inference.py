@@ -26,7 +26,9 @@ __all__ = ["predict"]
 _PREDICTION, _PROBABILITY = "prediction", "probability"
 
 
-def predict(network: Network, table: Table, batch_size: int, names: Sequence[str] | None = None) -> DataFrame:
+def predict(
+    network: Network, table: Table, batch_size: int, names: Sequence[str] | None = None, *, device: str
+) -> DataFrame:
     """Add a network's predictions to a DataFrame.
 
     Nothing runs until the result is used, except that one row is looked at where a loss is not one of classes, to see
@@ -45,6 +47,8 @@ def predict(network: Network, table: Table, batch_size: int, names: Sequence[str
     names : sequence of str, optional
         Of the outputs, if there are as many as the network has; else they are counted from 0. None: several outputs are
         refused.
+    device : str
+        Where the network computes, as of `Parcel`.
 
     Raises
     ------
@@ -58,7 +62,7 @@ def predict(network: Network, table: Table, batch_size: int, names: Sequence[str
     check_batch_size(batch_size)
     if network.is_classifier:
         check_names(table.frame, (_PREDICTION, _PROBABILITY), "predict")
-    parcel, plan, several = Parcel(network), table.plan, names is not None
+    parcel, plan, several = Parcel(network, device), table.plan, names is not None
     # Not the network itself, nor its loss: what Spark pickles is to name no class of the user's.
     heads = _heads(network, parcel, table, names)
     doubles = types.ArrayType(types.DoubleType())

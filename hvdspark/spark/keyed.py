@@ -30,7 +30,7 @@ _WINDOW = 16  # batches that are looked at together, so that equal shapes meet
 
 
 def feed_forward_with_key(
-    network: Network, pairs: RDD[Any], batch_size: int, names: Sequence[str] | None = None
+    network: Network, pairs: RDD[Any], batch_size: int, names: Sequence[str] | None = None, *, device: str
 ) -> RDD[Any]:
     """Return (key, output) for each (key, features) or (key, (features, mask)).
 
@@ -46,6 +46,8 @@ def feed_forward_with_key(
     names
         Of the outputs, where several inputs and outputs are understood: features, and masks, are then a list in the
         order of inputs or a dict by argument as well. None: they are not.
+    device
+        Where the network computes, as of `Parcel`.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def feed_forward_with_key(
             "keeps the columns of a DataFrame"
         )
     check_batch_size(batch_size)
-    return pairs.mapPartitionsWithIndex(functools.partial(_fed, Parcel(network), batch_size, names))
+    return pairs.mapPartitionsWithIndex(functools.partial(_fed, Parcel(network, device), batch_size, names))
 
 
 class _Example(NamedTuple):
@@ -99,7 +101,7 @@ def _fed(
         found: dict[int, Any] = {}
         for numbers in alike.values():
             rows = _rows(network, [window[number] for number in numbers], partition)
-            outputs = [each.cpu().numpy() for each in said(network, rows, batch_size, several=names is not None)]
+            outputs = [each.numpy() for each in said(network, rows, batch_size, several=names is not None)]
             form = window[numbers[0]].form
             found.update(
                 (number, gathered(form, each, names or ())) for number, *each in zip(numbers, *outputs, strict=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hvdspark.data import Field, Rows
 from hvdspark.data.values import as_stored
 from hvdspark.errors import DataError, UnsupportedError
+from hvdspark.masters import copy_on, forget, task_device
 from hvdspark.network import Network, check_inputs
 from hvdspark.spark.batches import said
 from hvdspark.spark.heads import gathered
@@ -25,7 +26,7 @@ def is_matrix(data: Any) -> bool:
     return isinstance(data, np.ndarray | torch.Tensor) or _spark_kind(data) != ""
 
 
-def predict_matrix(network: Network, data: Any, batch_size: int) -> Any:
+def predict_matrix(network: Network, data: Any, batch_size: int, *, device: str) -> Any:
     """Run a network over examples in memory, in this process.
 
     Parameters
@@ -37,6 +38,9 @@ def predict_matrix(network: Network, data: Any, batch_size: int) -> Any:
         a matrix of theirs: an example a row.
     batch_size
         Examples that go through the network at a time.
+    device
+        Where it computes, as of `task_device`. Under "auto" one batch alone goes where the network lies: to bring that
+        to a GPU for each call would take longer than it saves.
 
     Returns
     -------
@@ -48,16 +52,16 @@ def predict_matrix(network: Network, data: Any, batch_size: int) -> Any:
     DataError
         If there is no example, or one holds NaN or infinity.
     """
-    (found,) = _run(network, {"": data}, batch_size, several=False)
+    (found,) = _run(network, {"": data}, batch_size, several=False, device=device)
     return _as_given(data, found)
 
 
-def predict_inputs(network: Network, data: Any, batch_size: int, names: Sequence[str]) -> Any:
+def predict_inputs(network: Network, data: Any, batch_size: int, names: Sequence[str], *, device: str) -> Any:
     """Run a network with several inputs or outputs over examples in memory, in this process.
 
     Parameters
     ----------
-    network, batch_size
+    network, batch_size, device
         As of `predict_matrix`.
     data
         One input as of `predict_matrix`; a list or tuple of several in order, a dict of several by argument.
@@ -83,12 +87,14 @@ def predict_inputs(network: Network, data: Any, batch_size: int, names: Sequence
     if not inputs:
         raise DataError(f"predict: the {type(data).__name__} of inputs is empty")
     check_inputs(network.own_module, [name if isinstance(name, str) else "" for name in inputs], "predict")
-    found = _run(network, inputs, batch_size, several=True)
+    found = _run(network, inputs, batch_size, several=True, device=device)
     first = next(iter(inputs.values()))
     return gathered(data, [_as_given(first, each) for each in found], names)
 
 
-def _run(network: Network, inputs: dict[Any, Any], batch_size: int, *, several: bool) -> list[torch.Tensor]:
+def _run(
+    network: Network, inputs: dict[Any, Any], batch_size: int, *, several: bool, device: str
+) -> list[torch.Tensor]:
     check_batch_size(batch_size)
     arrays = {name: _array(data) for name, data in inputs.items()}
     shapes = [list(array.shape) for array in arrays.values()]
@@ -109,13 +115,17 @@ def _run(network: Network, inputs: dict[Any, Any], batch_size: int, *, several: 
         fields.append(Field("feature", number, argument or "features", dtype, values.shape[1:], argument))
         stored.append(values)
     rows = Rows(len(stored[0]), tuple(fields), tuple(stored))
-    modes = [(module, module.training) for module in network.module.modules()]
-    network.module.eval()
+    own = network if device == "auto" and rows.num_rows <= batch_size else copy_on(network, task_device(device))
+    modes = [(module, module.training) for module in own.module.modules()]
+    own.module.eval()
     try:
-        found = said(network, [rows], batch_size, several=several)
+        found = said(own, [rows], batch_size, several=several)
     finally:
         for module, was_training in modes:  # one by one: a part may be frozen in evaluation mode
             module.training = was_training
+        if own is not network:
+            del own, modes
+            forget()
     return [each[0] if single else each for each in found]
 
 
@@ -130,7 +140,7 @@ def _array(data: Any) -> NDArray[Any]:
 
 def _as_given(data: Any, found: torch.Tensor) -> Any:
     if isinstance(data, torch.Tensor):
-        return found.clone()  # outside inference mode: an ordinary tensor
+        return found.to(data.device, copy=True)  # outside inference mode: an ordinary tensor
     array = found.cpu().numpy()
     kind = _spark_kind(data)
     if not kind:

@@ -30,7 +30,7 @@ class MeasuredModel(SparkModel, abc.ABC):
 
     Parameters
     ----------
-    spark, network, training_master
+    spark, network, training_master, device
         As of `SparkModel`.
     default_evaluation_workers
         How many copies of the network a host holds at once.
@@ -42,8 +42,9 @@ class MeasuredModel(SparkModel, abc.ABC):
         network: Network,
         training_master: TrainingMaster | None,
         default_evaluation_workers: int,
+        device: str | None,
     ) -> None:
-        super().__init__(spark, network, training_master)
+        super().__init__(spark, network, training_master, device)
         self.default_evaluation_workers = default_evaluation_workers
         self._slots_name = uuid.uuid4().hex
 
@@ -78,7 +79,7 @@ class MeasuredModel(SparkModel, abc.ABC):
             As of `fit`.
         """
         source = self._source(data, loader, weighted=True)
-        return calculate_score(source, self.network, average=average, batch_size=batch_size, slots=self._slots())
+        return calculate_score(source, self.network, average=average, **self._how(batch_size))
 
     def score_examples(
         self, data: DataFrame | RDD[Any], *, include_regularization: bool = False, batch_size: int = 64
@@ -111,6 +112,7 @@ class MeasuredModel(SparkModel, abc.ABC):
         from pyspark import RDD
 
         how: dict[str, Any] = {"include_regularization": include_regularization, "batch_size": batch_size}
+        how["device"] = self._where()
         if isinstance(data, RDD):
             return score_rdd(self.network, data, **how)
         source = self._source(data, None, weighted=True)
@@ -125,7 +127,7 @@ class MeasuredModel(SparkModel, abc.ABC):
         self, data: TrainingData, measures: Sequence[Measure], batch_size: int, loader: Loader | None, **how: Any
     ) -> list[Any]:
         source = self._source(data, loader, weighted=False)
-        return evaluate(source, self.network, measures, batch_size=batch_size, slots=self._slots(), **how)
+        return evaluate(source, self.network, measures, **self._how(batch_size), **how)
 
     def _source(self, data: TrainingData, loader: Loader | None, *, weighted: bool) -> Source:
         def plan(frame: DataFrame, validation_col: str | None) -> Any:
@@ -133,5 +135,6 @@ class MeasuredModel(SparkModel, abc.ABC):
 
         return open_source(self.spark, data, plan, loader=loader)
 
-    def _slots(self) -> Slots:
-        return Slots(f"evaluation-{self._slots_name}", self.default_evaluation_workers)
+    def _how(self, batch_size: int) -> dict[str, Any]:
+        slots = Slots(f"evaluation-{self._slots_name}", self.default_evaluation_workers)
+        return {"batch_size": batch_size, "slots": slots, "device": self._where()}

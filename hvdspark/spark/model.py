@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hvdspark.data import ColumnPlan, Loader, Source, use_driver_python
 from hvdspark.errors import ConfigurationError
-from hvdspark.masters import TrainingMaster
+from hvdspark.masters import TrainingMaster, check_device
 from hvdspark.network import Network
 from hvdspark.spark.sources import open_sources
 from hvdspark.stats import TrainingStats
@@ -36,12 +36,17 @@ class SparkModel(abc.ABC):
         What is trained and used.
     training_master
         How it is trained; without one, `fit` is refused.
+    device
+        Where the network is used once it is trained. None: as the training master says, else "auto".
     """
 
-    def __init__(self, spark: SparkSession, network: Network, training_master: TrainingMaster | None) -> None:
+    def __init__(
+        self, spark: SparkSession, network: Network, training_master: TrainingMaster | None, device: str | None
+    ) -> None:
         self.spark = spark
         self.network = network
         self.training_master = training_master
+        self.device = device
         self._result: TrainingResult | None = None
         use_driver_python(spark)
 
@@ -84,6 +89,27 @@ class SparkModel(abc.ABC):
         if master is not None and not isinstance(master, TrainingMaster):
             raise ConfigurationError(f"training_master: a TrainingMaster is needed, this is a {type(master).__name__}")
         self._training_master = master
+
+    @property
+    def device(self) -> str | None:
+        """Where predictions, scores and evaluations are computed; it may be set.
+
+        "auto": on a GPU where there is one, on the one that Spark gave the task or else on one that torch sees there;
+        "cpu", "cuda" or "cuda:0". None: as the training master says, else "auto".
+        """
+        return self._device
+
+    @device.setter
+    def device(self, device: str | None) -> None:
+        try:
+            self._device = device if device is None else check_device(device)
+        except (ValueError, AttributeError) as error:
+            raise ConfigurationError(f"device: 'auto', 'cpu', 'cuda', 'cuda:0' or None, not {device!r}") from error
+
+    def _where(self) -> str:
+        if self.device is not None:
+            return self.device
+        return "auto" if self.training_master is None else self.training_master.device
 
     @property
     def score(self) -> float | None:

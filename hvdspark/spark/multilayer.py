@@ -46,6 +46,9 @@ class SparkMultiLayer(OneOutput):
     default_evaluation_workers : int
         How many copies of the network a host holds at once while it is evaluated or scored by `calculate_score`; it may
         be set later. Tasks beyond it wait.
+    device : str, optional
+        Where the network is used: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:0"; it may be set later.
+        None: as the training master has it, else "auto".
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class SparkMultiLayer(OneOutput):
         labels_mask_col: ColumnsLike | None = None,
         weight_col: str | None = None,
         default_evaluation_workers: int = 4,
+        device: str | None = None,
     ) -> None:
         if label_col is None:
             raise ConfigurationError("label_col: the name of a column is needed, not None; predict ignores it")
@@ -68,7 +72,7 @@ class SparkMultiLayer(OneOutput):
         self.features_mask_col = features_mask_col
         self.labels_mask_col = labels_mask_col
         self.weight_col = weight_col
-        super().__init__(spark, network, training_master, default_evaluation_workers)
+        super().__init__(spark, network, training_master, default_evaluation_workers, device)
 
     def fit_labeled_point(
         self,
@@ -161,9 +165,10 @@ class SparkMultiLayer(OneOutput):
             If the DataFrame has a column of an added name, or features cannot be read.
         """
         if is_matrix(data):
-            return predict_matrix(self.network, data, batch_size)
+            return predict_matrix(self.network, data, batch_size, device=self._where())
         frame = _dataframe(data)
-        return predict(self.network, Table(frame, self._plan(frame, None, labelled=False)), batch_size)
+        table = Table(frame, self._plan(frame, None, labelled=False))
+        return predict(self.network, table, batch_size, device=self._where())
 
     def feed_forward_with_key(self, pairs: RDD[Any], *, batch_size: int = 64) -> RDD[Any]:
         """Return (key, output) for each (key, features) or (key, (features, mask)) of an RDD.
@@ -186,7 +191,7 @@ class SparkMultiLayer(OneOutput):
         UnsupportedError
             If this is no RDD.
         """
-        return feed_forward_with_key(self.network, pairs, batch_size)
+        return feed_forward_with_key(self.network, pairs, batch_size, device=self._where())
 
     def _plan(
         self, frame: DataFrame, validation_col: str | None, *, labelled: bool = True, weighted: bool = True

@@ -23,7 +23,7 @@ from hvdspark.errors import (
     StorageError,
     UnsupportedError,
 )
-from hvdspark.masters import Parcel
+from hvdspark.masters import Parcel, forget, inferring
 from hvdspark.network import Network
 from hvdspark.spark.slots import Slots
 
@@ -48,7 +48,9 @@ class Emitted(NamedTuple):
     """Its examples, b."""
 
 
-def run_pass(source: Source, network: Network, work: Work, slots: Slots, *, omitted: frozenset[Role]) -> list[bytes]:
+def run_pass(
+    source: Source, network: Network, work: Work, slots: Slots, *, omitted: frozenset[Role], device: str
+) -> list[bytes]:
     """Run some work on every partition of a source that has rows.
 
     Parameters
@@ -63,6 +65,8 @@ def run_pass(source: Source, network: Network, work: Work, slots: Slots, *, omit
         How many copies a host holds at once.
     omitted
         Roles whose fields the work does not look at: nobody needs to have a use for them.
+    device
+        Where it is done, as of `Parcel`.
 
     Returns
     -------
@@ -79,7 +83,7 @@ def run_pass(source: Source, network: Network, work: Work, slots: Slots, *, omit
     if source.roles is not None:
         network.check_roles([role for role in source.roles if role not in omitted])
     with explained():
-        texts = source.run(_Task(Parcel(network), work, slots, omitted))
+        texts = source.run(_Task(Parcel(network, device), work, slots, omitted))
     outcomes = sorted((_Outcome.from_json(text) for text in texts), key=lambda each: each.rows.partition)
     check_problems([each.rows for each in outcomes], source.noun)
     found = [each for each in outcomes if each.rows.num_rows]
@@ -94,21 +98,27 @@ def run_pass(source: Source, network: Network, work: Work, slots: Slots, *, omit
 
 
 def emitted(network: Network, source: Iterable[Rows], batch_size: int) -> Iterator[Emitted]:
-    """Run rows through a network, without gradients, `batch_size` at a time and the rest at the end."""
+    """Run rows through a network where it lies, without gradients, `batch_size` at a time and the rest at the end."""
     for rows in of_size(source, batch_size):
-        # from_numpy would warn of Arrow's read-only memory, which a module may not write to: each part is copied
-        tensors = [torch.tensor(array) for array in rows.arrays]
+        with inferring(network) as device:
+            tensors = [_on(device, array) for array in rows.arrays]
 
-        def of(role: Role, rows: Rows = rows, tensors: list[torch.Tensor] = tensors) -> Any:
-            return natural(rows.fields, role, tensors)
+            def of(role: Role, rows: Rows = rows, tensors: list[torch.Tensor] = tensors) -> Any:
+                return natural(rows.fields, role, tensors)
 
-        with torch.inference_mode():
             output = network.emit(of("feature"), of("features_mask"))
         yield Emitted(output, of("label"), of("labels_mask"), of("weight"), rows.num_rows)
 
 
+def _on(device: torch.device, array: Any) -> torch.Tensor:
+    # from_numpy would warn of Arrow's read-only memory, which a module may not write to: each part is copied
+    if device.type == "cpu":
+        return torch.tensor(array)
+    return torch.tensor(array, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+
+
 def read_outputs(network: Network, output: Any, *, several: bool) -> tuple[torch.Tensor, ...]:
-    """Return what a network says, output by output: `[b, ...]` probabilities or values, in a dtype that NumPy has.
+    """Return what a network says, output by output: `[b, ...]` probabilities or values that NumPy can hold.
 
     Parameters
     ----------
@@ -124,7 +134,7 @@ def read_outputs(network: Network, output: Any, *, several: bool) -> tuple[torch
     ModelError
         If there are more outputs than are understood, or one is no tensor.
     """
-    with torch.inference_mode():
+    with inferring(network):
         readable = network.readable(output)
     found = tuple(readable) if isinstance(readable, tuple | list) else (readable,)
     if len(found) > 1 and not several:
@@ -137,7 +147,7 @@ def read_outputs(network: Network, output: Any, *, several: bool) -> tuple[torch
         raise ModelError(
             f"the network says a {[*strange, 'tuple'][0]}: a tensor is needed, or a tuple with one for each output"
         )
-    return tuple(known_to_numpy(each) for each in found)
+    return tuple(known_to_numpy(each).cpu() for each in found)
 
 
 def known_to_numpy(tensor: torch.Tensor) -> torch.Tensor:
@@ -223,7 +233,13 @@ class _Task:
         if first is None:  # no copy of the model for a partition without rows
             return b""
         with self.slots.hold():
-            network = self.parcel.open()
-            network.module.eval()
-            network.check_roles([field.role for field in first.fields if field.role not in self.omitted])
-            return self.work(network, itertools.chain([first], rows))
+            try:
+                return self._found(first, rows)
+            finally:
+                forget()
+
+    def _found(self, first: Rows, more: Iterator[Rows]) -> bytes:
+        network = self.parcel.open()
+        network.module.eval()
+        network.check_roles([field.role for field in first.fields if field.role not in self.omitted])
+        return self.work(network, itertools.chain([first], more))

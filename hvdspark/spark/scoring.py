@@ -12,7 +12,7 @@ import torch
 from hvdspark.data import Examples, Inspection, Rows, Table, TableSource, check_problems
 from hvdspark.data.elements import element_rows
 from hvdspark.errors import DataError
-from hvdspark.masters import Parcel
+from hvdspark.masters import Parcel, inferring
 from hvdspark.network import Network, score_each
 from hvdspark.spark.batches import readable_rows
 from hvdspark.spark.passes import check_batch_size, emitted
@@ -28,7 +28,9 @@ __all__ = ["score_rdd", "score_table"]
 _COLUMN = "score"
 
 
-def score_table(network: Network, table: Table, *, include_regularization: bool, batch_size: int) -> DataFrame:
+def score_table(
+    network: Network, table: Table, *, include_regularization: bool, batch_size: int, device: str
+) -> DataFrame:
     """Add the column `score` to a DataFrame: the loss of each row.
 
     Parameters
@@ -41,6 +43,8 @@ def score_table(network: Network, table: Table, *, include_regularization: bool,
         Add the network's penalty to each score.
     batch_size
         Rows that go through the network at a time.
+    device
+        Where it computes, as of `Parcel`.
 
     Raises
     ------
@@ -52,7 +56,7 @@ def score_table(network: Network, table: Table, *, include_regularization: bool,
     check_batch_size(batch_size)
     check_names(table.frame, [_COLUMN], "score_examples")
     network.check_roles(TableSource(table).roles)
-    parcel, plan = Parcel(network), table.plan
+    parcel, plan = Parcel(network, device), table.plan
     penalty = _penalty(network) if include_regularization else 0.0
 
     def work(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, list[Any]]]:
@@ -66,12 +70,14 @@ def score_table(network: Network, table: Table, *, include_regularization: bool,
     return add_columns(table, [types.StructField(_COLUMN, types.DoubleType())], work)
 
 
-def score_rdd(network: Network, rdd: RDD[Any], *, include_regularization: bool, batch_size: int) -> RDD[Any]:
+def score_rdd(
+    network: Network, rdd: RDD[Any], *, include_regularization: bool, batch_size: int, device: str
+) -> RDD[Any]:
     """Return the scores of the examples of an RDD, in order.
 
     Parameters
     ----------
-    network, include_regularization, batch_size
+    network, include_regularization, batch_size, device
         As of `score_table`.
     rdd
         Of DataSets, MultiDataSets, labelled points, (label, vector) pairs or paths of saved files: each example gives a
@@ -79,7 +85,7 @@ def score_rdd(network: Network, rdd: RDD[Any], *, include_regularization: bool, 
     """
     check_batch_size(batch_size)
     penalty = _penalty(network) if include_regularization else 0.0
-    return rdd.mapPartitionsWithIndex(functools.partial(_scored, Parcel(network), batch_size, penalty))
+    return rdd.mapPartitionsWithIndex(functools.partial(_scored, Parcel(network, device), batch_size, penalty))
 
 
 def _penalty(network: Network) -> float:
@@ -116,7 +122,7 @@ def _good(source: Iterable[Rows], partition: int) -> Iterator[Rows]:
 
 def _scores(network: Network, source: Iterable[Rows], batch_size: int, penalty: float) -> Iterator[float]:
     for batch in emitted(network, _checked_once(network, source), batch_size):
-        with torch.inference_mode():
+        with inferring(network):
             target = network.targets(batch.output, batch.labels)
             each = score_each(network.loss, batch.output, target, labels_mask=batch.labels_mask, weights=batch.weights)
         yield from (score + penalty for score in each.reshape(-1).to(torch.float64).tolist())

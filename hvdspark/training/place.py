@@ -16,7 +16,7 @@ import torch
 from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError
 
-__all__ = ["Sight", "choose_devices", "occupied", "share_of_threads", "take_place"]
+__all__ = ["Sight", "choose_devices", "occupied", "position_of", "share_of_threads", "take_place", "visible_gpus"]
 
 _LOG = logging.getLogger(__name__)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -142,7 +142,7 @@ def _index(wanted: str, sights: Sequence[Sight], rank: int) -> int:
         index: int | None = int(wanted.partition(":")[2])
         origin = f"device={wanted!r}"
     elif sight.address is not None:
-        index = _position(sight.address, sight)
+        index = position_of(sight.address, sight.gpus, sight.visible)
         origin = f"Spark gave it GPU {sight.address}"
     else:
         index = sum(other.gpus == sight.gpus for other in sights[:rank])
@@ -156,18 +156,18 @@ def _index(wanted: str, sights: Sequence[Sight], rank: int) -> int:
     return index
 
 
-def _position(address: str, sight: Sight) -> int | None:
-    """Find the GPU that Spark's address means among those that torch sees.
+def position_of(address: str, gpus: Sequence[str], visible: str | None) -> int | None:
+    """Find the GPU that Spark's address means among those that torch sees, with CUDA_VISIBLE_DEVICES; None: it is not.
 
     A number counts in what CUDA_VISIBLE_DEVICES shows, as for Spark's own TorchDistributor; one that is too large for
     that is the card's number on the host, as nvidia-smi counts, and is looked for in CUDA_VISIBLE_DEVICES.
     """
-    if address.isdecimal() and int(address) < len(sight.gpus):
+    if address.isdecimal() and int(address) < len(gpus):
         return int(address)
-    entries = [entry.strip() for entry in (sight.visible or "").split(",")]
+    entries = [entry.strip() for entry in (visible or "").split(",")]
     if address in entries:
         return entries.index(address)
-    return next((i for i, gpu in enumerate(sight.gpus) if gpu.startswith(address) and not address.isdecimal()), None)
+    return next((i for i, gpu in enumerate(gpus) if gpu.startswith(address) and not address.isdecimal()), None)
 
 
 def _no_gpu(wanted: str, sights: Sequence[Sight], rank: int) -> str:
@@ -223,14 +223,14 @@ def _look(wanted: str, host: str) -> Sight:
         host=host,
         machine=_BOOT_ID.read_text().strip() if _BOOT_ID.exists() else host,
         # A process that looks at GPUs holds memory there, which a rank on the CPU has no use for.
-        gpus=_gpus() if wanted != "cpu" else (),
+        gpus=visible_gpus() if wanted != "cpu" else (),
         cores=tuple(sorted(os.sched_getaffinity(0))),
         address=os.environ.get("HVDSPARK_GPU_ADDRESS"),
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
     )
 
 
-def _gpus() -> tuple[str, ...]:
+def visible_gpus() -> tuple[str, ...]:
     """Name the GPUs that torch sees, as CUDA_VISIBLE_DEVICES would."""
     if not torch.cuda.is_available():
         return ()

@@ -114,7 +114,7 @@ def test_omp_num_threads_counts_before_the_cores(own, expected):
 def test_ranks_take_their_places_together(monkeypatch, caplog):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
-    monkeypatch.setattr(place, "_gpus", tuple)
+    monkeypatch.setattr(place, "visible_gpus", tuple)
     device = torch.device("cpu")
     assert run_ranks(lambda world: take_place("auto", world), 2) == [(device, max(1, cores // 2))] * 2
     assert not caplog.records
@@ -124,11 +124,11 @@ def test_ranks_take_their_places_together(monkeypatch, caplog):
     assert "Spark gave GPU 6 to rank 1" in caplog.text
     with pytest.raises(ConfigurationError, match="although Spark gave it GPU 6"):
         run_ranks(lambda world: take_place("cuda", world), 2)
-    monkeypatch.setattr(place, "_gpus", lambda: ("GPU-a",))
+    monkeypatch.setattr(place, "visible_gpus", lambda: ("GPU-a",))
     with pytest.raises(ConfigurationError, match=r"rank 0 on .* and rank 1 on .* would use the same GPU"):
         run_ranks(lambda world: take_place("cuda:0", world), 2)
     # On the CPU nobody looks at GPUs: that takes memory there.
-    monkeypatch.setattr(place, "_gpus", lambda: pytest.fail("looked"))
+    monkeypatch.setattr(place, "visible_gpus", lambda: pytest.fail("looked"))
     assert run_ranks(lambda world: take_place("cpu", world), 2) == [(device, 5)] * 2
 
 
@@ -154,6 +154,6 @@ def test_gpus_are_named_by_what_no_other_has(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", Properties)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert place._gpus() == ("GPU-0-0", "GPU-1-1")
+    assert place.visible_gpus() == ("GPU-0-0", "GPU-1-1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-77, 1")  # two parts of a card have one id
-    assert place._gpus() == ("MIG-77", "GPU-1-1")
+    assert place.visible_gpus() == ("MIG-77", "GPU-1-1")
