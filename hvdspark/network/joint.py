@@ -11,9 +11,9 @@ from torch import nn
 
 from hvdspark.errors import ConfigurationError, ModelError
 from hvdspark.network.scores import example_losses, unreduced
-from hvdspark.network.targets import name_of, target_for
+from hvdspark.network.targets import CLASS_LOSSES, VALUE_LOSSES, name_of, read_by, target_for
 
-__all__ = ["JointLoss", "each_loss"]
+__all__ = ["JointLoss", "check_loss", "each_loss", "read_each"]
 
 
 class JointLoss(nn.Module):
@@ -106,3 +106,45 @@ def _one(
 def each_loss(loss: Callable[..., torch.Tensor]) -> tuple[Callable[..., torch.Tensor], ...]:
     """Return the loss of each output: those of a `JointLoss`, else the loss alone."""
     return loss.losses if isinstance(loss, JointLoss) else (loss,)
+
+
+def read_each(loss: Callable[..., torch.Tensor], output: Any) -> Any:
+    """Turn what a module emitted into probabilities or values, by its loss; by each of them under a `JointLoss`.
+
+    Raises
+    ------
+    ModelError
+        If the module returned something else than the loss is for.
+    """
+    if not isinstance(loss, JointLoss):
+        if isinstance(output, dict) or (
+            isinstance(loss, (*CLASS_LOSSES, *VALUE_LOSSES)) and not isinstance(output, torch.Tensor)
+        ):
+            raise ModelError(
+                f"the module returned a {type(output).__name__}: let it return one tensor, or several outputs as a "
+                "tuple, or give Network(output=...), which makes them of it"
+            )
+        return read_by(loss, output)
+    if not isinstance(output, tuple | list) or len(output) != len(loss.losses):
+        given = f"{len(output)} outputs" if isinstance(output, tuple | list) else f"a {type(output).__name__}"
+        raise ModelError(
+            f"JointLoss has {len(loss.losses)} losses, but the module returned {given}: let it return a tuple with one "
+            "for each, in their order"
+        )
+    return tuple(read_by(own, each) for own, each in zip(loss.losses, output, strict=True))
+
+
+def check_loss(loss: Any) -> None:
+    """Refuse what no network can be trained with (ConfigurationError)."""
+    if isinstance(loss, type):
+        raise ConfigurationError(f"Network.loss: {loss.__name__} is a class; give an instance: {loss.__name__}()")
+    if getattr(loss, "reduction", "mean") != "mean":
+        raise ConfigurationError(
+            f"Network.loss: {name_of(loss)} has a reduction of its own: it must return the mean over the batch "
+            "(reduction='mean'), since batches are weighted by their examples"
+        )
+    if isinstance(loss, JointLoss) and len(loss.losses) == 1:
+        raise ConfigurationError(
+            "Network.loss: JointLoss has one loss, and is for several outputs: give that loss itself, and a module "
+            "that returns one tensor"
+        )

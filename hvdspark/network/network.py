@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from hvdspark.errors import ConfigurationError, ModelError
-from hvdspark.network.joint import JointLoss
+from hvdspark.network.joint import JointLoss, check_loss, read_each
 from hvdspark.network.saving import load, read, save
 from hvdspark.network.scores import check_roles, example_losses, takes, unreduced
-from hvdspark.network.targets import CLASS_LOSSES, name_of, read_by, target_for
+from hvdspark.network.targets import CLASS_LOSSES, name_of, target_for
 from hvdspark.normalizing import Normalizing, in_front
 
 if TYPE_CHECKING:
@@ -77,13 +77,7 @@ class Network:
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ConfigurationError(f"Network.module: a torch.nn.Module is needed, this is a {type(module).__name__}")
-        if isinstance(loss, type):
-            raise ConfigurationError(f"Network.loss: {loss.__name__} is a class; give an instance: {loss.__name__}()")
-        if getattr(loss, "reduction", "mean") != "mean":
-            raise ConfigurationError(
-                f"Network.loss: {name_of(loss)} has a reduction of its own: it must return the mean over the batch "
-                "(reduction='mean'), since batches are weighted by their examples"
-            )
+        check_loss(loss)
         if isinstance(optimizer, torch.optim.Optimizer):
             kind = type(optimizer).__name__
             raise ConfigurationError(
@@ -147,9 +141,7 @@ class Network:
     def _values(self, output: Any) -> Any:
         if self.output is not None:
             return self.output(output)
-        if isinstance(self.loss, JointLoss):
-            return tuple(read_by(loss, each) for loss, each in zip(self.loss.losses, output, strict=True))
-        return read_by(self.loss, output)
+        return read_each(self.loss, output)
 
     def check_roles(self, roles: Sequence[str]) -> None:
         """Make sure that what rows consist of can act.

@@ -115,3 +115,26 @@ def test_other_numbers_of_outputs_are_refused():
     network().check_roles(["feature"])
     with pytest.raises(ConfigurationError, match=r"give JointLoss\("):
         Network(Heads(), nn.MSELoss(), SGD).check_roles(["feature", "label", "label"])
+
+
+def test_one_loss_alone_is_given_as_it_is():
+    with pytest.raises(ConfigurationError, match="JointLoss has one loss, and is for several outputs: give that loss"):
+        Network(nn.Linear(4, 3), JointLoss([nn.CrossEntropyLoss()]), SGD)
+
+
+@pytest.mark.parametrize(
+    ("loss", "output", "words"),
+    [
+        (JointLoss(LOSSES), SCORES, "JointLoss has 3 losses, but the module returned a Tensor: let it return a tuple"),
+        (JointLoss(LOSSES), {"a": SCORES}, "3 losses, but the module returned a dict"),
+        (JointLoss(LOSSES), OUTPUTS[:2], "3 losses, but the module returned 2 outputs"),
+        (nn.CrossEntropyLoss(), {"a": SCORES}, "returned a dict: let it return one tensor"),
+        (nn.CrossEntropyLoss(), OUTPUTS, r"returned a tuple: .*Network\(output=...\)"),
+        (nn.functional.l1_loss, {"a": SCORES}, "returned a dict"),
+    ],
+)
+def test_what_a_loss_is_not_for_is_refused_by_name(loss, output, words):
+    made = Network(Heads(), loss, SGD)
+    with pytest.raises(ModelError, match=words):
+        made.readable(output)
+    assert Network(Heads(), loss, SGD, output=lambda given: given).readable(output) is output
