@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from hvdspark.data import Loader
-from hvdspark.errors import ConfigurationError
+from hvdspark.errors import ConfigurationError, DataError
 from hvdspark.evaluation import (
     ROC,
     ClassMeasure,
@@ -130,12 +131,23 @@ class EachOutput(MeasuredModel, abc.ABC):
         Parameters
         ----------
         data, output, batch_size, loader
-            As of `evaluate`; where an output tells more classes apart, name another.
+            As of `evaluate`. Of several outputs, those that tell more than two classes apart are left out.
         threshold_steps : int
             Thresholds 0, 1/k, ..., 1; 0 keeps every score and is exact.
         """
-        measure = RocMeasure(threshold_steps=threshold_steps)
-        found: _Found[ROC] = self._classes(data, "evaluate_roc", measure, output, batch_size, loader)
+        method = "evaluate_roc"
+        if output is not None or sum(map(tells_classes, self._losses())) < 2:
+            one: _Found[ROC] = self._classes(
+                data, method, RocMeasure(threshold_steps=threshold_steps), output, batch_size, loader
+            )
+            return one
+        # How many classes an output tells apart is known once it has said something: all are asked for all classes.
+        measure = RocMultiClassMeasure(threshold_steps=threshold_steps)
+        every: dict[str, ROCMultiClass] = self._classes(data, method, measure, None, batch_size, loader)
+        found = {name: replace(of.rocs[1], name="") for name, of in every.items() if len(of.rocs) == 2}
+        if not found:
+            told = ", ".join(f"{name!r} tells {len(of.rocs)} apart" for name, of in every.items())
+            raise DataError(f"evaluate_roc is for two classes, and {told}: take evaluate_roc_multi_class")
         return found
 
     def evaluate_roc_multi_class(
