@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hvdspark.data import Table, workers_explained
+from hvdspark.errors import ModelError
 from hvdspark.masters import Parcel
 from hvdspark.network import CLASS_LOSSES, Network, each_loss
 from hvdspark.spark.batches import outputs, said
@@ -95,6 +96,12 @@ class _Head:
         import pyarrow as pa
 
         if self.is_classes:
+            if readable.ndim != 2:
+                raise ModelError(
+                    f"{_PREDICTION + self.suffix} is one class a row, and the network says probabilities of shape "
+                    f"{list(readable.shape)}, [b, classes, ...] of several steps: feed_forward_with_key, and predict "
+                    "of an array, give them as they are; Network(output=...) may make [b, classes] of them"
+                )
             classes = readable.argmax(dim=1).to(torch.float64).numpy()
             return [pa.array(classes), _lists(readable)]
         if self.is_wide:

@@ -233,3 +233,12 @@ def test_outputs_keep_their_keys(spark):
         model.feed_forward_with_key(plain.coalesce(1), batch_size=6).collect()
     with pytest.raises(Exception, match=r"pairs of .key, features. or .key, .features, mask.. are needed"):
         model.feed_forward_with_key(context.parallelize([3], 1)).collect()
+
+
+def test_classes_of_steps_are_refused_by_name(spark, table):
+    steps = torch.nn.Unflatten(1, (CLASSES, WIDTH // CLASSES))
+    model = SparkMultiLayer(spark, Network(steps, torch.nn.CrossEntropyLoss(), STILL))
+    with pytest.raises(Exception, match=r"one class a row, .*of shape \[\d+, 3, 2\].*feed_forward_with_key"):
+        model.predict(table).collect()
+    x, _ = arrays()
+    assert model.predict(x[:4]).shape == (4, CLASSES, WIDTH // CLASSES)
