@@ -31,6 +31,7 @@ from hvdspark import Network, SharedTrainingMaster, SparkMultiLayer
 from hvdspark.masters.placement import choose_launcher
 from hvdspark.masters.workers import count_workers
 from hvdspark_launch import BarrierLauncher
+from hvdspark_launch.spark_gpus import profile_of_one_gpu
 
 folder = sys.argv[1]
 
@@ -44,6 +45,26 @@ def fit(spark, **options):
     network = Network(torch.nn.Linear(2, 2), torch.nn.CrossEntropyLoss(), optimizer)
     model = SparkMultiLayer(spark, network, SharedTrainingMaster(batch_size_per_worker=10, **options))
     return len(model.fit(table, run_directory=folder + "/run").stats.ranks)
+
+def used(spark, profile):
+    # Where the tasks of a stage would use a network, if torch saw two cards.
+    def look(_):
+        from hvdspark.masters import device
+        real, device.visible_gpus = device.visible_gpus, lambda: ("GPU-a", "GPU-b")
+        try:
+            return [str(device.task_device("auto"))]
+        finally:  # other stages have the same workers
+            device.visible_gpus = real
+            device._turns.clear()
+
+    rdd = spark.sparkContext.parallelize(range(4), 4).map(abs)
+    return sorted(set((rdd.withResources(profile) if profile else rdd).mapPartitions(look).collect()))
+
+def score(spark, profile, device):
+    network = Network(torch.nn.Linear(2, 2), torch.nn.CrossEntropyLoss(), optimizer)
+    pairs = spark.sparkContext.parallelize([(i, [float(i), 1.0]) for i in range(4)], 2).map(tuple)
+    model = SparkMultiLayer(spark, network, device=device)
+    return len(model.feed_forward_with_key(pairs.withResources(profile)).collect())
 
 def place():
     return os.environ.get("HVDSPARK_GPU_ADDRESS"), os.environ["OMP_NUM_THREADS"]
@@ -65,7 +86,15 @@ if __name__ == "__main__":
     spark = builder.getOrCreate()
     # The first fit of a session: its executors are still to come.
     say("a GPU each", lambda: fit(spark, device="auto"))
+    say("used with", lambda: used(spark, profile_of_one_gpu(spark)))
+    say("used without", lambda: used(spark, None))
     say("insisting", lambda: fit(spark, device="cuda", num_workers=2))
+    for device in ("auto", "cpu"):
+        say("outputs on " + device, lambda: score(spark, profile_of_one_gpu(spark), device))
+    try:
+        score(spark, profile_of_one_gpu(spark), "cuda")
+    except Exception as error:
+        print("outputs on cuda", [line for line in str(error).splitlines() if "device='cuda', but" in line][0])
     say("places", lambda: sorted(BarrierLauncher(spark).run(place, 2)))
     say("without", lambda: BarrierLauncher(spark, gpus=False).run(place, 2))
     for device in ("auto", "cuda:0", "cpu"):
@@ -88,6 +117,11 @@ def test_the_stage_asks_for_gpus_where_the_session_does_not(tmp_path):
     for words in (
         "a GPU each 2\n",
         "although Spark gave it GPU",
+        "used with ['cuda:0', 'cuda:1']\n",
+        "used without ['cuda:0', 'cuda:1']\n",
+        "outputs on auto 4\n",
+        "outputs on cpu 4\n",
+        "device='cuda', but torch sees no GPU on ",
         "places [('0', '3'), ('1', '3')]\n",
         "without [(None, '3'), (None, '3')]\n",
         "ranks on auto 2\nthree on auto TooFewSlots 3 ranks were asked for, but only 2 tasks can run at once; each ",
