@@ -21,7 +21,7 @@ def has_momentum(optimizer: torch.optim.Optimizer) -> bool:
     return isinstance(optimizer, torch.optim.SGD) and any(group["momentum"] for group in optimizer.param_groups)
 
 
-def wants_mask(given: object, optimizer: torch.optim.Optimizer, *, per_step_codes: bool) -> bool:
+def wants_mask(given: object, optimizer: torch.optim.Optimizer, *, is_worth_it: bool) -> bool:
     """Decide about `momentum_masking`.
 
     Parameters
@@ -30,8 +30,8 @@ def wants_mask(given: object, optimizer: torch.optim.Optimizer, *, per_step_code
         What the user asked for.
     optimizer : torch.optim.Optimizer
         The rank's own.
-    per_step_codes : bool
-        Whether every step's update is coded: what ``"auto"`` masks.
+    is_worth_it : bool
+        Whether ``"auto"`` masks: where every step's update is coded, and where local steps look ahead.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def wants_mask(given: object, optimizer: torch.optim.Optimizer, *, per_step_code
         If it was asked for and there is no momentum to mask.
     """
     if given == "auto":
-        return per_step_codes and has_momentum(optimizer)
+        return is_worth_it and has_momentum(optimizer)
     if given is True and not has_momentum(optimizer):
         raise ConfigurationError(
             "momentum_masking=True cannot act: it zeroes the momentum of torch.optim.SGD, and this is "

@@ -71,7 +71,8 @@ class SharedUpdates(Synchroniser):
         What has a threshold of its own: the whole model, each parameter group of the optimizer, or each parameter.
     momentum_masking : "auto", True or False
         Zero the momentum of what was just sent (Lin et al., Deep Gradient Compression): with SGD's momentum and one
-        local step it is worth much, at a learning rate two to four times higher. "auto": just there.
+        local step it is worth much, at a learning rate two to four times higher. "auto": there, and with local steps
+        that look ahead.
     local_steps : int or pairs of int
         Steps that a rank takes by itself between exchanges; what they came to is then coded. A schedule such as
         ``((0, 1), (500, 10))`` begins with one and takes ten from step 500 on. See `synchronise`.
@@ -152,7 +153,9 @@ class SharedUpdates(Synchroniser):
         self._name = exchange
         self._codec = codec
         masked = exchange not in UNCODED and wants_mask(
-            momentum_masking, optimizer, per_step_codes=encode == "updates" and rules.schedule == ((0, 1),)
+            momentum_masking,
+            optimizer,
+            is_worth_it=encode == "updates" and (rules.schedule == ((0, 1),) or rules.lookahead > 0),
         )
         self._is_masked = masked
         facts = {"exchange": exchange, "local_steps": rules.schedule, "momentum_masking": masked, **codec.facts()}

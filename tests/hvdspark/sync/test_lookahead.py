@@ -148,6 +148,16 @@ def test_where_it_cannot_act_it_is_refused(options, why):
         SharedTrainingMaster(batch_size_per_worker=1, **given)
 
 
+def test_momentum_is_masked_as_with_codes_of_every_step():
+    def fn(world, masking):
+        module, optimizer = start(world, momentum_masking=masking)
+        train(module, optimizer, world, range(9))
+        return weights(module).tobytes()
+
+    auto, masked, unmasked = (run_ranks(fn, 2, masking)[0] for masking in ("auto", True, False))
+    assert auto == masked != unmasked
+
+
 def test_a_rank_alone_has_no_residual_to_look_at():
     def fn(world):
         module, optimizer = start(world)
