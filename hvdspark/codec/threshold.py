@@ -223,6 +223,9 @@ class AdaptiveThresholdAlgorithm(ThresholdAlgorithm):
 class QuantileThresholdAlgorithm(ThresholdAlgorithm):
     """Gives every message the density asked for: its threshold is the quantile of what there is to send.
 
+    Elements of equal magnitude go together: more are sent where many are equal, and fewer where fewer than asked for
+    differ from zero.
+
     For local steps: a few hundred exchanges are too few for a threshold that is steered from one to the next, and
     what there is to send changes with the learning rate. Each rank has its own threshold, and reading the quantile
     costs about as much as an encode. It is exact up to a million elements, and from a sample of them beyond.

@@ -172,4 +172,6 @@ def weight_options(master: Any, sharing: Any) -> dict[str, Any]:
     options = {"training_master": type(master).__name__, **master.model_dump(mode="json", include=names)}
     if master.rdd_training_approach == "direct":  # not said of "export": checkpoints of earlier versions do not say it
         options["rdd_training_approach"] = "direct"
+    if not options.get("residual_lookahead"):  # for the same reason
+        options.pop("residual_lookahead", None)
     return options

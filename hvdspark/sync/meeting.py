@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from hvdspark.collectives import Collective
 from hvdspark.errors import ConfigurationError
 from hvdspark.sync.base import Exchange
 from hvdspark.sync.flat import FlatParameters, as_array
+from hvdspark.sync.handshake import gather_numbers
 from hvdspark.sync.outer import OuterStep
 from hvdspark.sync.overlap import InFlight
 from hvdspark.sync.period import Period, local_steps_at
@@ -104,27 +106,40 @@ class Meeting:
         Xie et al., "CSER: Communication-efficient SGD with Error Reset", NeurIPS 2020, but for a share of it, and all
         ranks agree without it whenever they come together (docs/adr/0031).
         """
-        share, residual = self._rules.lookahead, self._exchange.residual
-        if not share or residual is None or self.period is not None:
+        share = float(self._rules.lookahead)
+        if not share or self._exchange.residual is None or self.period is not None:
             return
         if local_steps_at(self._rules.schedule, step) > 1:
-            self.begin(step).is_ahead = True
+            self.begin(step).ahead = share
             with self._phases.timed("apply"):
-                self._flat.weights.sub_(torch.as_tensor(residual).to(self._flat.weights.device), alpha=share)
+                self._flat.weights.copy_(self._start(share))
+
+    def _start(self, share: float) -> torch.Tensor:
+        """Return where a rank sets out from that looks ahead by this share: ``[n] float32``, beside what was agreed."""
+        return torch.sub(self._agreed, self._residual(), alpha=share)
+
+    def _residual(self) -> torch.Tensor:
+        return torch.as_tensor(self._exchange.residual, device=self._agreed.device)
+
+    def _have_moved(self, period: Period) -> bool:
+        """Tell whether any rank has done something to its weights since all looked ahead."""
+        moved = not torch.equal(self._flat.weights.to(self._agreed.device), self._start(period.ahead))
+        with self._phases.timed("exchange"):
+            return any(each[0] for each in gather_numbers(self._collective, np.array([moved], np.uint8)))
 
     def meet(self, period: Period) -> None:
         """Exchange what the local steps of a period came to, and go on from what was agreed."""
-        if not period.steps:  # ranks have looked ahead, and not stepped
+        if not period.steps and not self._have_moved(period):  # ranks have looked ahead, and that is all
             self._go_on()
             return
         weight = 1.0
         with self.undone_on_error():
-            if period.length > 1 and self._rules.combine == "mean":
+            if period.length > 1 and period.steps and self._rules.combine == "mean":
                 with self._phases.timed("exchange"):
                     weight = period.part.weight(self._collective)
             local = self._flat.weights.detach().to(self._agreed.device)
-            if period.is_ahead:  # from there it has moved; the residual has not changed since
-                local = torch.add(local, torch.as_tensor(self._exchange.residual), alpha=self._rules.lookahead)
+            if period.ahead:  # from there it has moved; the residual has not changed since
+                local = torch.add(local, self._residual(), alpha=period.ahead)
             if weight != 1.0:
                 local = torch.lerp(self._agreed, local, weight)
             if self._flight is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from hvdspark.errors import ConfigurationError
 from hvdspark.sync.part import Part
@@ -61,14 +61,14 @@ class Period:
         Steps that it has.
     part : Part
         This rank's examples in it, and all ranks'; unknown if they were for any of its steps.
-    is_ahead : bool
-        Whether this rank did not set out from what was agreed, but from where its residual leads.
+    ahead : float
+        Share of its residual that this rank has in its weights, beside what was agreed.
     """
 
     length: int
     steps: int = 0
     part: Part = dataclasses.field(default_factory=lambda: Part(0, 0))
-    is_ahead: bool = False
+    ahead: float = 0.0
 
     def add(self, part: Part) -> None:
         """Count a step."""
@@ -83,12 +83,12 @@ class Period:
         """Whether the ranks meet now."""
         return self.steps >= self.length
 
-    def numbers(self) -> tuple[int, int, int | None, int | None, bool]:
+    def numbers(self) -> tuple[int, int, int | None, int | None, float]:
         """Return all of it as numbers, for a checkpoint."""
-        return self.length, self.steps, self.part.examples, self.part.total, self.is_ahead
+        return self.length, self.steps, self.part.examples, self.part.total, self.ahead
 
     @classmethod
-    def of(cls, numbers: Sequence[int | None]) -> Self:
+    def of(cls, numbers: Sequence[Any]) -> Self:
         """Make one of its numbers.
 
         Raises
@@ -96,8 +96,10 @@ class Period:
         ValueError, ConfigurationError
             If no period that is not over has such numbers.
         """
-        length, steps, examples, total, is_ahead = numbers
-        first = 0 if is_ahead else 1  # who looks ahead is in the next period as soon as the last one ends
+        length, steps, examples, total, ahead = numbers
+        if not isinstance(ahead, float) or not 0 <= ahead <= 1:
+            raise ValueError(f"a rank is not ahead by {ahead!r} of its residual")
+        first = 0 if ahead else 1  # who looks ahead is in the next period as soon as the last one ends
         if not isinstance(length, int) or not isinstance(steps, int) or not first <= steps < length:
             raise ValueError(f"a period has more than {steps} steps of {length}")
-        return cls(length, steps, Part.checked(examples, total), bool(is_ahead))
+        return cls(length, steps, Part.checked(examples, total), ahead)

@@ -115,9 +115,9 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         """Take one step together with all ranks; with `local_steps` above 1 they meet at the end of a period only.
 
         What was done to the weights since the last agreement and before this step stays done, as with any torch
-        optimizer, provided that all ranks did the same; in the middle of a period call `synchronise` first, else it
-        counts as part of the local steps. A parameter that has had a gradient before and has none now counts as having
-        one of zeros.
+        optimizer, provided that all ranks did the same; in the middle of a period (ranks that look ahead always are)
+        call `synchronise` first, else it counts as part of the local steps. A parameter that has had a gradient before
+        and has none now counts as having one of zeros.
 
         Parameters
         ----------
@@ -236,7 +236,7 @@ class Synchroniser(WrappedOptimizer, abc.ABC):
         RankMismatch
             On all ranks, if they differ; the message lists the checksums.
         ConfigurationError
-            In the middle of a period, where they do.
+            In the middle of a period, where they do; where ranks look ahead, until `synchronise` is called.
         """
         if self._meeting.period is not None:
             raise ConfigurationError("in the middle of a period ranks differ: call synchronise() first")

@@ -56,7 +56,10 @@ class TrainingHook:
         """Run before the optimizer's step: this rank's gradients are there, and may be changed."""
 
     def post_update(self, moment: Moment) -> None:
-        """Run after the optimizer's step. Weights are not to be changed, unless on all ranks alike."""
+        """Run after the optimizer's step. Weights are not to be changed, unless on all ranks alike.
+
+        With local steps such a change counts as a part of them.
+        """
 
 
 class TrainingListener:

@@ -216,6 +216,10 @@ class _Scala:
 
 
 def _cluster(slots, **conf):
+    return SparkSide(_session_on(slots, **conf))
+
+
+def _session_on(slots, **conf):
     scala = _Scala(slots)
 
     class Context:
@@ -226,7 +230,7 @@ def _cluster(slots, **conf):
 
     session = _Session(**{"spark__master": "spark://there:7077", **conf})
     session.sparkContext = Context()
-    return SparkSide(session)
+    return session
 
 
 def test_executors_that_were_asked_for_are_waited_for():
@@ -241,6 +245,16 @@ def test_executors_that_were_lost_are_waited_for():
     _cluster([1] * 30 + [4]).check_slots(4, 60, had_room=True)
     with pytest.raises(TooFewSlots, match="4 ranks were asked for, but only 1"):
         _cluster([1] * 1000).check_slots(4, 2.5, had_room=True)
+
+
+@pytest.mark.parametrize("make", [BarrierLauncher, HorovodSparkLauncher])
+def test_a_launcher_knows_what_there_was_room_for(make):
+    """Two of three slots are gone for 3 s: a launcher that had them before waits, and another one does not."""
+    launcher = make(_session_on([3] + [1] * 30 + [3]), gpus=False)
+    launcher.check(3)
+    launcher.check(3)
+    with pytest.raises(TooFewSlots, match="3 ranks were asked for, but only 1"):
+        make(_session_on([1] * 1000), gpus=False).check(3)
 
 
 GPUS = {"spark__executor__resource__gpu__amount": "1", "spark__task__resource__gpu__amount": "1"}

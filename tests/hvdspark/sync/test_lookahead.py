@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from contracts.problem import backward, make_module, sgd, weights
-from hvdspark import FixedThresholdAlgorithm, Nesterov, SharedTrainingMaster, SharedUpdates
+from hvdspark import (
+    FixedThresholdAlgorithm,
+    Nesterov,
+    QuantileThresholdAlgorithm,
+    SharedTrainingMaster,
+    SharedUpdates,
+)
 from hvdspark.collectives import run_ranks
 from hvdspark.errors import ConfigurationError, NonFiniteError, RankLost
 
@@ -78,6 +84,68 @@ def test_nothing_of_what_ranks_have_moved_by_is_lost_or_counted_twice(outer):
     found = run_ranks(fn, 2)
     wanted = found[0][0] + np.mean([moved + kept for _, moved, kept, _ in found], axis=0)
     np.testing.assert_allclose(found[0][3], wanted, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threshold_algorithm": QuantileThresholdAlgorithm(), "magnitude": "mean"},
+        {"combine": "sum", "magnitude": "multiples"},
+        {"threshold_scope": "parameter"},
+        {"momentum_masking": False, "residual_post_processor": None},
+        {"outer_optimizer": Nesterov(0.7, 0.5)},
+    ],
+    ids=str,
+)
+def test_with_other_options_ranks_agree(options):
+    def fn(world):
+        module, optimizer = start(world, **options)
+        found = []
+        for step in range(60):
+            train(module, optimizer, world, [step])
+            if step % 10 == 9:
+                optimizer.synchronise()
+                found.append(optimizer.fingerprint())
+        return found
+
+    found = run_ranks(fn, 2)
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 6
+
+
+def test_what_all_ranks_do_to_their_weights_stays_done():
+    """A hook may change weights after the last step of an epoch: that counts as a local step."""
+
+    def fn(world):
+        module, optimizer = start(world, residual_post_processor=None)
+        train(module, optimizer, world, range(4))
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(1.0)
+        moved, before = weights(module).astype(np.float64), residual(optimizer).astype(np.float64)
+        optimizer.synchronise()
+        assert optimizer.report().exchanges == 2
+        sent = moved + SHARE * before - before + residual(optimizer)
+        return sent, weights(module)
+
+    found = run_ranks(fn, 2)
+    assert len({agreed.tobytes() for _, agreed in found}) == 1
+    np.testing.assert_allclose(found[0][1], np.mean([sent for sent, _ in found], axis=0), rtol=0, atol=2e-6)
+
+
+def test_a_state_knows_how_far_its_rank_was_ahead():
+    def fn(world):
+        one, first = start(world)
+        train(one, first, world, range(8))
+        state, kept = copy.deepcopy(first.state_dict()), copy.deepcopy(one.state_dict())
+        two, second = start(world, residual_lookahead=0.0)
+        two.load_state_dict(kept)
+        second.load_state_dict(state)
+        first.synchronise()
+        second.synchronise()
+        assert weights(one).tobytes() == weights(two).tobytes()
+
+    run_ranks(fn, 2)
 
 
 def test_a_state_between_periods_goes_on_bit_for_bit():

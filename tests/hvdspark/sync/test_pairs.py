@@ -34,7 +34,6 @@ OPTIONS = {
     "threshold_scope": ["group", "parameter"],
     "momentum_masking": [False],
     "local_steps": [3, ((0, 1), (50, 4))],
-    "residual_lookahead": [0.3],
     "outer_optimizer": [Nesterov(0.7, 0.5)],
     "overlap": ["next_step"],
     "topology": ["hosts"],
@@ -102,11 +101,6 @@ def test_which_pairs_are_refused():
     codec = ("threshold_algorithm", "residual_post_processor", "magnitude", "threshold_scope", "momentum_masking")
     assert found == {
         *(frozenset((name, "exchange")) for name in (*codec, "topology")),
-        *(
-            frozenset((name, "residual_lookahead"))
-            for name in OPTIONS
-            if name not in ("local_steps", "residual_lookahead")
-        ),
         frozenset(("encode", "local_steps")),
         frozenset(("encode", "outer_optimizer")),
         frozenset(("encode", "overlap")),

@@ -10,7 +10,7 @@ from hvdspark.training import Job, place, work, worker
 @pytest.mark.parametrize(("own", "expected"), [("3", 3), ("1", 1)])
 def test_torch_and_codec_get_the_share_and_the_device_that_ranks_agreed_on(tmp_path, monkeypatch, own, expected):
     monkeypatch.setenv("OMP_NUM_THREADS", own)
-    monkeypatch.setattr(place, "_gpus", tuple)
+    monkeypatch.setattr(place, "visible_gpus", tuple)
     given = []
 
     class Trainer:
