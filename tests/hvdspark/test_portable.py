@@ -48,4 +48,4 @@ class Locked(torch.nn.Linear):
 def test_a_module_whose_code_cannot_travel_is_told():
     network = Network(Locked(2, 2), torch.nn.MSELoss(), torch.optim.SGD)
     with pytest.raises(ModelError, match=r"Network cannot travel to the workers: TypeError: .*lock"):
-        Parcel(network)
+        Parcel(network, "auto")
