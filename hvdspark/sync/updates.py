@@ -78,7 +78,7 @@ class SharedUpdates(Synchroniser):
         ``((0, 1), (500, 10))`` begins with one and takes ten from step 500 on. See `synchronise`.
     residual_lookahead : float
         Share of its residual that a rank applies to its own weights for the length of its local steps, so that it does
-        not learn again what it has learned and not sent; 0.3 is a good one (docs/benchmarks.md). What was agreed is
+        not learn again what it has learned and not sent; 0.3 was best (docs/benchmarks/log.md). What was agreed is
         without it: `synchronise` brings that back. Local steps with ``exchange="codec"`` alone.
     outer_optimizer : Nesterov, optional
         What is made of the agreed difference: outer momentum (SlowMo, DiLoCo).
