@@ -2,7 +2,16 @@
 
 from hvdspark.masters.averaging import ParameterAveragingTrainingMaster
 from hvdspark.masters.base import TrainingMaster
-from hvdspark.masters.device import check_device, copy_on, forget, inferring, task_device
+from hvdspark.masters.device import (
+    check_device,
+    copy_on,
+    device_of,
+    forget,
+    inferring,
+    inherited,
+    is_fatal,
+    task_device,
+)
 from hvdspark.masters.parcel import Parcel, PortableFunction
 from hvdspark.masters.shared import SharedTrainingMaster
 
@@ -14,7 +23,10 @@ __all__ = [
     "TrainingMaster",
     "check_device",
     "copy_on",
+    "device_of",
     "forget",
     "inferring",
+    "inherited",
+    "is_fatal",
     "task_device",
 ]

@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import socket
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,17 @@ from hvdspark.errors import ConfigurationError, ModelError
 from hvdspark.network import Network
 from hvdspark.training.place import position_of, visible_gpus
 
-__all__ = ["check_device", "copy_on", "device_of", "forget", "inferring", "moved", "task_device"]
+__all__ = [
+    "check_device",
+    "copy_on",
+    "device_of",
+    "forget",
+    "inferring",
+    "inherited",
+    "is_fatal",
+    "moved",
+    "task_device",
+]
 
 _LOG = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
@@ -29,6 +40,14 @@ def check_device(wanted: str) -> str:
     if wanted not in ("auto", "cpu", "cuda") and not (wanted.startswith("cuda:") and wanted[5:].isdecimal()):
         raise ValueError("'auto', 'cpu', 'cuda' or 'cuda:0' is needed")
     return wanted
+
+
+def inherited(device: str) -> str:
+    """Return what the device of a training master means elsewhere than on its workers: "cpu" or "auto".
+
+    Which GPU they use says nothing of the driver, nor of the cluster on which a trained network is used later.
+    """
+    return "cpu" if device == "cpu" else "auto"
 
 
 def task_device(wanted: str) -> torch.device:
@@ -121,16 +140,37 @@ def moved(network: Network, device: torch.device) -> Network:
         If there is no room for it.
     """
     with _room(device, "the network does not fit into its memory"):
-        network.module.to(device)
-        if isinstance(network.loss, torch.nn.Module):
-            network.loss.to(device)  # it may hold the weights of classes
+        for part in (network.module, network.loss, network.output):  # a loss may hold the weights of classes
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
     return network
 
 
-def forget() -> None:
-    """Give back what torch keeps of a GPU for later, where this process uses one: others may need it sooner."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+def forget(after: BaseException | None = None) -> None:
+    """Give back what torch keeps of a GPU for later, where this process uses one: others may need it sooner.
+
+    Parameters
+    ----------
+    after
+        An error that lives on: its frames, and those of its causes, let go of their variables, which are on the GPU.
+    """
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return
+    for error in _chain(after):
+        traceback.clear_frames(error.__traceback__)
+    with contextlib.suppress(torch.AcceleratorError):  # of a GPU that failed for good: what failed first tells more
         torch.cuda.empty_cache()
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Tell whether a GPU failed for good: CUDA answers all that this process asks of it later with the same error."""
+    return any(isinstance(each, torch.AcceleratorError) and "out of memory" not in str(each) for each in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def copy_on(network: Network, device: torch.device) -> Network:
@@ -138,7 +178,7 @@ def copy_on(network: Network, device: torch.device) -> Network:
     if device == device_of(network):
         return network
     found = copy.copy(network)
-    found.module, found.loss = copy.deepcopy((network.module, network.loss))
+    found.module, found.loss, found.output = copy.deepcopy((network.module, network.loss, network.output))
     return moved(found, device)
 
 

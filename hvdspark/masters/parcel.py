@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hvdspark.errors import ConfigurationError, ModelError
-from hvdspark.masters.device import moved, task_device
+from hvdspark.masters.device import copy_on, moved, task_device
 from hvdspark.network import Network
 from hvdspark_launch.closure import dump
 
@@ -26,7 +26,7 @@ class Parcel:
     Parameters
     ----------
     network : Network
-        What travels, as it is now.
+        What travels, as it is now; from a GPU as a copy on the CPU, for workers may have none, or others.
     device : str
         Where tasks use it: "auto", "cpu", "cuda" or "cuda:0", as of `task_device`.
 
@@ -39,7 +39,7 @@ class Parcel:
     def __init__(self, network: Network, device: str) -> None:
         network.check_portable()
         try:
-            self._data = dump(network)
+            self._data = dump(copy_on(network, torch.device("cpu")))
         except Exception as error:  # of classes beside the user's script, which travel with their code
             raise ModelError(
                 f"Network cannot travel to the workers: {type(error).__name__}: {error}. Put its classes into a "
@@ -48,8 +48,13 @@ class Parcel:
         self._device = device
         self._token = hashlib.sha256(self._data).hexdigest()
 
-    def open(self) -> Network:
-        """Return a copy of the network, of the caller's own, on the device of this task.
+    def open(self, device: str | None = None) -> Network:
+        """Return a copy of the network, of the caller's own.
+
+        Parameters
+        ----------
+        device
+            Where it is to lie, as of `task_device`. None: where tasks use it.
 
         Raises
         ------
@@ -58,7 +63,7 @@ class Parcel:
         ModelError
             If there is no room on it.
         """
-        return self._on(task_device(self._device))
+        return self._on(task_device(self._device if device is None else device))
 
     def shared(self) -> Network:
         """Return this process's only copy on the device of this task, in evaluation mode: nobody is to change it.

@@ -15,7 +15,7 @@ from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 
 from hvdspark import storage
 from hvdspark.errors import ConfigurationError
-from hvdspark.masters import TrainingMaster
+from hvdspark.masters import TrainingMaster, inherited
 from hvdspark.ml.columns import check_added, check_read, check_trained_on
 from hvdspark.ml.model import NetworkModel, first_shape
 from hvdspark.ml.params import TrainingParams
@@ -188,7 +188,7 @@ class NetworkEstimator(Estimator[NetworkModel], TrainingParams, MLWritable, MLRe
         )
         num_features, num_outputs = first_shape(layer, dataset)
         model = NetworkModel(network, num_features, num_outputs, architecture=self._architecture, summary=result)
-        model.setDevice(master.device)
+        model.setDevice(inherited(master.device))
         model._resetUid(self.uid)  # the convention of pyspark.ml, by which a search finds its Params in a model
         return self._copyValues(model)
 

@@ -51,8 +51,8 @@ class NetworkModel(Model, ModelParams, MLWritable, MLReadable["NetworkModel"]):
     device: Param[str] = Param(
         Params._dummy(),
         "device",
-        "where transform computes: auto (a GPU where there is one), cpu, cuda or cuda:0; after a fit as the training "
-        "master has it.",
+        "where transform computes: auto (a GPU where there is one), cpu, cuda or cuda:0; after a fit cpu where "
+        "the training master has that, else auto.",
         typeConverter=TypeConverters.toString,
     )
 

@@ -62,5 +62,7 @@ def outputs(
 
 def said(network: Network, rows: Iterable[Rows], batch_size: int, *, several: bool) -> tuple[torch.Tensor, ...]:
     """Return what each output of a network says of some rows (`[b, ...]`, probabilities or values)."""
-    parts = [read_outputs(network, part.output, several=several) for part in emitted(network, rows, batch_size)]
+    parts = []
+    for part in emitted(network, rows, batch_size):  # a comprehension's frame would hold the network after an error
+        parts.append(read_outputs(network, part.output, several=several))  # noqa: PERF401
     return tuple(torch.cat(each) for each in zip(*parts, strict=True))

@@ -130,7 +130,7 @@ class SparkComputationGraph(EachOutput):
             table = Table(data, self._plan(data, None, labelled=False))
             return predict(self.network, table, batch_size, self.output_names, device=self._where())
         if is_matrix(data) or isinstance(data, list | tuple | Mapping):
-            return predict_inputs(self.network, data, batch_size, self.output_names, device=self._where())
+            return predict_inputs(self.network, data, batch_size, self.output_names, device=self._where_on_driver())
         raise UnsupportedError(
             "predict takes a Spark DataFrame, an array, a tensor, a vector or matrix of Spark's, or a list, tuple or "
             f"dict of them, and this is a {type(data).__name__}: spark.createDataFrame(...), or feed_forward_with_key "

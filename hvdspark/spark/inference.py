@@ -136,7 +136,7 @@ def _widths(parcel: Parcel, table: Table, *, several: bool) -> list[int]:
     """Find out from one row how many values each output gives for a row; a column's type depends on it."""
     data, plan = table
     if data.isStreaming:
-        network = parcel.open()
+        network = parcel.open("cpu")  # this is the driver, and the device is that of the workers
         network.module.eval()
         return [one[0].numel() for one in said(network, [plan.blank()], 1, several=several)]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hvdspark.data import Field, Rows
 from hvdspark.data.values import as_stored
 from hvdspark.errors import DataError, UnsupportedError
-from hvdspark.masters import copy_on, forget, task_device
+from hvdspark.masters import copy_on, device_of, forget, task_device
 from hvdspark.network import Network, check_inputs
 from hvdspark.spark.batches import said
 from hvdspark.spark.heads import gathered
@@ -115,18 +115,32 @@ def _run(
         fields.append(Field("feature", number, argument or "features", dtype, values.shape[1:], argument))
         stored.append(values)
     rows = Rows(len(stored[0]), tuple(fields), tuple(stored))
-    own = network if device == "auto" and rows.num_rows <= batch_size else copy_on(network, task_device(device))
-    modes = [(module, module.training) for module in own.module.modules()]
-    own.module.eval()
+    there = device_of(network)
+    where = there if device == "auto" and rows.num_rows <= batch_size else task_device(device)
+    how: dict[str, Any] = {"batch_size": batch_size, "several": several}
+    found = _said(network, rows, **how) if where == there else _said_on(where, network, rows, **how)
+    return [each[0] if single else each for each in found]
+
+
+def _said_on(device: torch.device, network: Network, rows: Rows, **how: Any) -> tuple[torch.Tensor, ...]:
+    """Ask a copy on a device, and leave nothing there, whether it answers or fails."""
     try:
-        found = said(own, [rows], batch_size, several=several)
+        found = _said(copy_on(network, device), rows, **how)
+    except Exception as error:
+        forget(error)
+        raise
+    forget()
+    return found
+
+
+def _said(network: Network, rows: Rows, *, batch_size: int, several: bool) -> tuple[torch.Tensor, ...]:
+    modes = [(module, module.training) for module in network.module.modules()]
+    network.module.eval()
+    try:
+        return said(network, [rows], batch_size, several=several)
     finally:
         for module, was_training in modes:  # one by one: a part may be frozen in evaluation mode
             module.training = was_training
-        if own is not network:
-            del own, modes
-            forget()
-    return [each[0] if single else each for each in found]
 
 
 def _array(data: Any) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hvdspark.data import ColumnPlan, Loader, Source, use_driver_python
 from hvdspark.errors import ConfigurationError
-from hvdspark.masters import TrainingMaster, check_device
+from hvdspark.masters import TrainingMaster, check_device, inherited
 from hvdspark.network import Network
 from hvdspark.spark.sources import open_sources
 from hvdspark.stats import TrainingStats
@@ -95,7 +95,8 @@ class SparkModel(abc.ABC):
         """Where predictions, scores and evaluations are computed; it may be set.
 
         "auto": on a GPU where there is one, on the one that Spark gave the task or else on one that torch sees there;
-        "cpu", "cuda" or "cuda:0". None: as the training master says, else "auto".
+        "cpu", "cuda" or "cuda:0". None: as the training master says, else "auto"; a GPU of the master's is one of the
+        workers, and what the driver holds is predicted under "auto" then.
         """
         return self._device
 
@@ -110,6 +111,9 @@ class SparkModel(abc.ABC):
         if self.device is not None:
             return self.device
         return "auto" if self.training_master is None else self.training_master.device
+
+    def _where_on_driver(self) -> str:
+        return self._where() if self.device is not None else inherited(self._where())
 
     @property
     def score(self) -> float | None:

@@ -165,7 +165,7 @@ class SparkMultiLayer(OneOutput):
             If the DataFrame has a column of an added name, or features cannot be read.
         """
         if is_matrix(data):
-            return predict_matrix(self.network, data, batch_size, device=self._where())
+            return predict_matrix(self.network, data, batch_size, device=self._where_on_driver())
         frame = _dataframe(data)
         table = Table(frame, self._plan(frame, None, labelled=False))
         return predict(self.network, table, batch_size, device=self._where())

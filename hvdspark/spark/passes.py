@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
 import traceback
@@ -23,7 +24,7 @@ from hvdspark.errors import (
     StorageError,
     UnsupportedError,
 )
-from hvdspark.masters import Parcel, forget, inferring
+from hvdspark.masters import Parcel, forget, inferring, is_fatal
 from hvdspark.network import Network
 from hvdspark.spark.slots import Slots
 
@@ -31,6 +32,7 @@ __all__ = ["Emitted", "Work", "check_batch_size", "emitted", "known_to_numpy", "
 
 _KNOWN = (ConfigurationError, DataError, ModelError, NonFiniteError, StorageError, UnsupportedError)
 _ERRORS: dict[str, type[HvdsparkError]] = {each.__name__: each for each in _KNOWN}
+_LOST = "a GPU failed for good, and with it the Python worker"  # found again in what Spark makes of the error
 
 Work: TypeAlias = Callable[[Network, Iterator[Rows]], bytes]
 """What is made of the rows of a partition that has some; the network is in evaluation mode."""
@@ -82,7 +84,7 @@ def run_pass(
     """
     if source.roles is not None:
         network.check_roles([role for role in source.roles if role not in omitted])
-    with explained():
+    with explained(), _lost_gpus_told():
         texts = source.run(_Task(Parcel(network, device), work, slots, omitted))
     outcomes = sorted((_Outcome.from_json(text) for text in texts), key=lambda each: each.rows.partition)
     check_problems([each.rows for each in outcomes], source.noun)
@@ -180,6 +182,17 @@ def check_batch_size(batch_size: int) -> None:
         raise ConfigurationError(f"batch_size: at least 1 is needed, not {batch_size}")
 
 
+@contextlib.contextmanager
+def _lost_gpus_told() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        _, lost, told = str(error).partition(_LOST)
+        if lost:
+            raise ModelError(lost + told) from None
+        raise
+
+
 def _joined(pieces: list[Rows], concatenate: Callable[[list[Any]], Any]) -> Rows:
     if len(pieces) == 1:
         return pieces[0]
@@ -209,7 +222,10 @@ class _Outcome:
 
 @dataclass(frozen=True)
 class _Task:
-    """What a worker does with a partition; errors that we know come back as data, so that they arrive as themselves."""
+    """What a worker does with a partition; errors come back as data, so that they arrive as themselves.
+
+    Only one after which the process can use its GPU no more is raised: Spark ends the worker, and starts another.
+    """
 
     parcel: Parcel
     work: Work
@@ -218,28 +234,33 @@ class _Task:
 
     def __call__(self, source: Iterable[Rows], partition: int) -> list[str]:
         inspection = Inspection()
-        try:
-            part = self._part(inspection.passing(source))
-        except _KNOWN as error:
-            return [_Outcome(inspection.result(partition), b"", type(error).__name__, str(error)).to_json()]
-        except Exception as error:  # noqa: BLE001 - of the user's module, loss or metric: it comes back as data
-            told = "".join(traceback.format_exception(error))
-            text = f"{type(error).__name__} in partition {partition}: {error}\n\n{told}"
-            return [_Outcome(inspection.result(partition), b"", ModelError.__name__, text).to_json()]
-        return [_Outcome(inspection.result(partition), part).to_json()]
+        part, kind, text = b"", "", ""
+        with contextlib.ExitStack() as held:
+            try:
+                part = self._part(inspection.passing(source), held)
+            except Exception as error:  # noqa: BLE001 - also of the user's module, loss or metric
+                kind, text = _told(error, partition)
+                if is_fatal(error):
+                    raise ModelError(f"{_LOST}: {text}") from None
+        return [_Outcome(inspection.result(partition), part, kind, text).to_json()]
 
-    def _part(self, rows: Iterator[Rows]) -> bytes:
+    def _part(self, rows: Iterator[Rows], held: contextlib.ExitStack) -> bytes:
         first = next(rows, None)
         if first is None:  # no copy of the model for a partition without rows
             return b""
-        with self.slots.hold():
-            try:
-                return self._found(first, rows)
-            finally:
-                forget()
+        held.enter_context(self.slots.hold())
+        held.callback(forget)  # while the slot is held, and after errors whose frames hold network and batches
+        return self._found(first, rows)
 
     def _found(self, first: Rows, more: Iterator[Rows]) -> bytes:
         network = self.parcel.open()
         network.module.eval()
         network.check_roles([field.role for field in first.fields if field.role not in self.omitted])
         return self.work(network, itertools.chain([first], more))
+
+
+def _told(error: Exception, partition: int) -> tuple[str, str]:
+    if isinstance(error, _KNOWN):
+        return type(error).__name__, str(error)
+    told = "".join(traceback.format_exception(error))
+    return ModelError.__name__, f"{type(error).__name__} in partition {partition}: {error}\n\n{told}"

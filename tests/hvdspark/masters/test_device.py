@@ -2,7 +2,10 @@
 
 import functools
 import re
+import weakref
+from typing import ClassVar
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,10 @@ from torch import nn
 from hvdspark import JointLoss, Network
 from hvdspark.data import Field, Rows
 from hvdspark.errors import ConfigurationError, ModelError
-from hvdspark.masters import Parcel, copy_on, device, inferring, parcel, task_device
+from hvdspark.masters import Parcel, copy_on, device, forget, inferring, is_fatal, parcel, task_device
+from hvdspark.spark import matrices
 from hvdspark.spark.batches import said
+from hvdspark.spark.matrices import predict_matrix
 from hvdspark.spark.passes import emitted
 
 META = torch.device("meta")
@@ -113,12 +118,13 @@ def test_a_card_that_torch_does_not_see_is_told_of_once(see, caplog):
 
 def weighed():
     loss = JointLoss([nn.CrossEntropyLoss(weight=torch.ones(3)), nn.MSELoss()])
-    return Network(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), loss, STILL)
+    module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    return Network(module, loss, STILL, output=nn.BatchNorm1d(3))
 
 
 def tensors(network):
     loss = network.loss.losses[0] if isinstance(network.loss, JointLoss) else network.loss
-    return [*network.module.parameters(), *network.module.buffers(), loss.weight]
+    return [*network.module.parameters(), *network.module.buffers(), loss.weight, *network.output.buffers()]
 
 
 @pytest.fixture
@@ -156,6 +162,24 @@ def test_a_copy_leaves_the_network_where_it_is():
     assert {each.device for each in tensors(there)} == {META}
     assert {each.device.type for each in tensors(network)} == {"cpu"}
     assert copy_on(network, torch.device("cpu")) is network
+
+
+class Far(nn.Linear):
+    """Can leave `meta`, which tensors with values cannot."""
+
+    def to(self, device):
+        return self.to_empty(device=device)
+
+
+def test_a_network_on_a_gpu_travels_as_one_on_the_cpu():
+    network = Network(Far(2, 3, device="meta"), nn.MSELoss(), STILL)
+    sent = cloudpickle.loads(Parcel(network, "auto")._data)
+    assert {each.device.type for each in sent.module.parameters()} == {"cpu"}
+    assert network.module.weight.device == META
+
+
+def test_a_copy_may_be_asked_for_elsewhere(elsewhere):
+    assert {each.device.type for each in tensors(Parcel(weighed(), "auto").open("cpu"))} == {"cpu"}
 
 
 class Scaled(nn.Module):
@@ -241,3 +265,48 @@ def test_gradients_are_off_and_come_back():
         assert where.type == "cpu"
         assert torch.is_inference_mode_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+# ---- what is left there --------------------------------------------------------------------------------------------
+
+
+class Remembered(nn.Linear):
+    """Fails, and tells what is left of all that were called."""
+
+    called: ClassVar = weakref.WeakSet()
+
+    def forward(self, x):
+        self.called.add(self)
+        kept = x + 1  # as a module's activations
+        raise torch.OutOfMemoryError(f"no room for {kept.shape}")
+
+
+def test_memory_is_given_back_after_what_failed_has_let_go_of_it(monkeypatch):
+    left = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(len(Remembered.called)))
+    monkeypatch.setattr(matrices, "task_device", lambda _: META)
+    with pytest.raises(ModelError, match="smaller batch_size") as told:
+        predict_matrix(Network(Remembered(2, 3), nn.MSELoss(), STILL), np.ones((4, 2)), 2, device="cuda")
+    assert left == [0]
+    assert "no room" in str(told.value.__cause__)
+
+
+def test_a_failed_gpu_does_not_hide_what_failed(monkeypatch):
+    def fail():
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", fail)
+    forget()
+
+
+def test_what_a_gpu_does_not_get_over():
+    asserted = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    wrapped = ModelError("the metric failed")
+    wrapped.__cause__ = asserted
+    assert is_fatal(asserted)
+    assert is_fatal(wrapped)
+    assert not is_fatal(torch.AcceleratorError("CUDA error: out of memory"))
+    assert not is_fatal(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_fatal(RuntimeError("device-side assert"))
