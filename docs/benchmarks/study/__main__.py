@@ -47,6 +47,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _ranks(text: str) -> int:
+    count = _count(text)
+    if count < 2:
+        raise argparse.ArgumentTypeError("2 ranks or more are needed: one alone shares nothing")
+    return count
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--workload", choices=WORKLOADS, required=True)
     run.add_argument("--hidden", type=_count, help="width of the network (default: the workload's)")
     run.add_argument("--steps", type=_count, help="(default: the workload's)")
-    run.add_argument("--ranks", type=_count, default=4)
+    run.add_argument("--ranks", type=_ranks, default=4)
     run.add_argument("--batch", type=_count, default=256, help="examples a step, among all ranks")
     run.add_argument("--optimizer", choices=OPTIMIZERS, default="momentum")
     run.add_argument("--schedule", choices=["cosine", "constant"], default="cosine")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from arms import Arm
 from rates import search
 from records import Records
+from revision import revision
 from runs import Outcome, Run, Setting, versions
 from training import measure
 from workloads import WORKLOADS, Workload
@@ -39,6 +40,7 @@ class Experiment:
         hidden: int | None = None, steps: int | None = None,
     ) -> None:  # fmt: skip
         self._records = records
+        self._code = revision()
         self._workload: Workload = WORKLOADS[workload](hidden)
         self.setting = Setting(
             workload=workload,
@@ -73,7 +75,7 @@ class Experiment:
         if known is not None:
             return known
         began = time.monotonic()
-        outcome = measure(run, arm, self._workload)
+        outcome = measure(run, arm, self._workload)._replace(code=self._code)
         seconds = time.monotonic() - began
         self._records.add(run, outcome, seconds)
         self._tell(run, outcome, seconds)

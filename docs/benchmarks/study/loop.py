@@ -1,10 +1,12 @@
 """The loop of one rank, the same for all arms."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from rival import Rival
 from runs import Run
 from torch import nn
 from traffic import Bytes
@@ -44,7 +46,8 @@ def train(
     marks: list[Mark] = []
 
     def mark(step: int) -> None:
-        marks.append(Mark(step, None if rank else workload.held_out_loss(forward), traffic()))
+        loss = None if rank else workload.held_out_loss(_agreed(forward, optimizer))
+        marks.append(Mark(step, loss, traffic()))
 
     due = {round(setting.steps * k / NUM_POINTS) for k in range(1, NUM_POINTS)} - {0, setting.steps}
     exchanges: int | None = None  # how many there were when a point came due
@@ -67,3 +70,13 @@ def train(
     mark(setting.steps)
     report = optimizer.report()
     return RankResult(marks, getattr(report, "density", None), report.exchanges)
+
+
+def _agreed(forward: nn.Module, optimizer: Any) -> nn.Module:
+    """Return the module with the weights that ranks have agreed on; one that has looked ahead has others already."""
+    period = None if isinstance(optimizer, Rival) else optimizer.state_dict()["period"]
+    if period is None:
+        return forward
+    judged = copy.deepcopy(forward)  # `synchronise` would take the look ahead back, and change the training
+    nn.utils.vector_to_parameters(period[0], judged.parameters())
+    return judged

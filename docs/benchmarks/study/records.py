@@ -48,6 +48,7 @@ class Records:
                 "diverged": not outcome.points,
                 "density": outcome.density,
                 "exchanges": outcome.exchanges,
+                "code": outcome.code,
                 "seconds": round(seconds, 1),
                 "points": [list(point) for point in outcome.points],
             }
@@ -74,4 +75,5 @@ def _parsed(line: str) -> tuple[Run, Outcome] | None:
         return None
     choices = {field.name: record[field.name] for field in dataclasses.fields(Run)}
     run = Run(**choices | {"setting": Setting(**record["setting"])})
-    return run, Outcome([Point(*point) for point in record["points"]], record["density"], record["exchanges"])
+    points = [Point(*point) for point in record["points"]]
+    return run, Outcome(points, record["density"], record["exchanges"], record.get("code"))

@@ -1,7 +1,8 @@
 """Tables of what was run: what each arm's rate is, what it came to, and how that compares with dense."""
 
+import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -11,9 +12,8 @@ from traffic import ring_bytes
 
 __all__ = ["Row", "Table", "tables"]
 
-_HEADING = (
-    "| arm | loss | each seed | rate | sent | wire | over dense | within two s |\n|---|---|---|---|---|---|---|---|"
-)
+_COLUMNS = ("arm", "loss", "each seed", "rate", "sent", "wire", "over dense", "common seeds", "within two s")
+_MIN_SEEDS = 3  # of dense: with fewer, their deviation says too little to judge by
 
 
 class Row(NamedTuple):
@@ -51,6 +51,21 @@ class Row(NamedTuple):
         """Mean over the seeds."""
         return statistics.mean(self.losses)
 
+    @property
+    def codes(self) -> list[str]:
+        """The code that made the outcomes, each revision once."""
+        return sorted({outcome.code or "unknown" for outcome in self.outcomes.values()})
+
+    def over(self, other: "Row") -> tuple[float | None, int]:
+        """Return the mean of how far the loss is above another's, over the seeds that both have; and how many.
+
+        There is no mean without such a seed, or where the other diverged in one.
+        """
+        common = [seed for seed in self.outcomes if seed in other.outcomes]
+        if not common or not all(other.outcomes[seed].points for seed in common):
+            return None, len(common)
+        return statistics.mean(self.outcomes[seed].loss - other.outcomes[seed].loss for seed in common), len(common)
+
 
 class Table(NamedTuple):
     """A setting; its rows, dense first; and arms of which no seed that counts has been run."""
@@ -66,32 +81,47 @@ class Table(NamedTuple):
 
     @property
     def spread(self) -> float | None:
-        """Two standard deviations of the dense seeds; None with less than two."""
-        if self.dense is None or len(self.dense.losses) < 2:
+        """Two standard deviations of the dense seeds; None with less than two, or if one diverged."""
+        if self.dense is None or len(self.dense.losses) < 2 or not all(map(math.isfinite, self.dense.losses)):
             return None
         return 2 * statistics.stdev(self.dense.losses)
+
+    @property
+    def mixture(self) -> str | None:
+        """Say which rows were made by another code than most; None if all were made by one."""
+        count = Counter(code for row in self.rows for code in row.codes)
+        if len(count) < 2:
+            return None
+        usual = count.most_common(1)[0][0]
+        others = [f"{row.name} ({'; '.join(row.codes)})" for row in self.rows if row.codes != [usual]]
+        return f"Results of several revisions of the code. Most rows: {usual}; of another one: {', '.join(others)}."
 
     def __str__(self) -> str:
         setting = self.setting
         libraries = ", ".join(f"{name} {version}" for name, version in setting.libraries.items())
-        lines = [f"**{setting.title}** (data {setting.data[:12]}; {libraries})", "", _HEADING]
+        lines = [f"**{setting.title}** (data {setting.data[:12]}; {libraries})", ""]
+        lines += [_cells(_COLUMNS), "|---" * len(_COLUMNS) + "|"]
         lines += [self._line(row) for row in self.rows]
         if self.spread is not None:
             lines += ["", f"Two standard deviations of the dense seeds: {self.spread:.4f}."]
+        if self.mixture is not None:
+            lines += ["", self.mixture]
         if self.unfinished:
             lines += ["", f"Rates tried, no seed that counts yet: {', '.join(self.unfinished)}."]
         return "\n".join(lines)
 
     def _line(self, row: Row) -> str:
         each = ", ".join(f"{loss:.3f}" for loss in row.losses)
-        over, within = "", ""
+        over, common, within = "", "", ""
         if self.dense is not None and row is not self.dense:
-            difference = row.loss - self.dense.loss
-            over = f"{difference:+.4f}"
-            within = "" if self.spread is None else "yes" if difference < self.spread else "no"
+            difference, seeds = row.over(self.dense)
+            common = str(seeds)
+            over = "" if difference is None else f"{difference:+.4f}"
+            if difference is not None and self.spread is not None and len(self.dense.losses) >= _MIN_SEEDS:
+                within = "yes" if difference < self.spread else "no"
         fewer = ("diverges", "") if row.wire == 0 else (_fewer(row.sent), _fewer(row.wire))
         rate = f"{row.rate:g}{' (edge)' if row.is_edge else ''}"
-        return f"| {row.name} | {row.loss:.4f} | {each} | {rate} | {fewer[0]} | {fewer[1]} | {over} | {within} |"
+        return _cells((row.name, f"{row.loss:.4f}", each, rate, *fewer, over, common, within))
 
 
 def tables(records: Iterable[tuple[Run, Outcome]]) -> Iterator[Table]:
@@ -137,6 +167,10 @@ def _chosen_rate(found: list[tuple[Run, Outcome]]) -> tuple[float, list[float]]:
     most = max(len(losses) for losses in by_rate.values())  # some may still be under way
     means = {rate: statistics.mean(losses) for rate, losses in by_rate.items() if len(losses) == most}
     return min(sorted(means), key=means.__getitem__), sorted(by_rate)
+
+
+def _cells(texts: Iterable[str]) -> str:
+    return f"| {' | '.join(texts)} |"
 
 
 def _fewer(ratio: float) -> str:

@@ -119,11 +119,24 @@ class Point(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a training: the points on the way, the last of which is its end; none if it diverged."""
+    """What came of a training.
+
+    Parameters
+    ----------
+    points : list of Point
+        On the way, the last of which is its end; none if it diverged.
+    density : float, optional
+        Share of the elements that was sent, if that has a meaning.
+    exchanges : int, optional
+        How often ranks have come to agree.
+    code : str, optional
+        `revision` of the code that made it; None where that was not written down.
+    """
 
     points: list[Point]
     density: float | None = None
     exchanges: int | None = None
+    code: str | None = None
 
     @property
     def loss(self) -> float:
