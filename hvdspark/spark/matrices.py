@@ -115,10 +115,10 @@ def _run(
         fields.append(Field("feature", number, argument or "features", dtype, values.shape[1:], argument))
         stored.append(values)
     rows = Rows(len(stored[0]), tuple(fields), tuple(stored))
-    there = device_of(network)
-    where = there if device == "auto" and rows.num_rows <= batch_size else task_device(device)
+    lies_on = device_of(network)
+    asked = lies_on if device == "auto" and rows.num_rows <= batch_size else task_device(device)
     how: dict[str, Any] = {"batch_size": batch_size, "several": several}
-    found = _said(network, rows, **how) if where == there else _said_on(where, network, rows, **how)
+    found = _said(network, rows, **how) if asked == lies_on else _said_on(asked, network, rows, **how)
     return [each[0] if single else each for each in found]
 
 
