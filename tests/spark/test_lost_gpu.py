@@ -1,8 +1,10 @@
 """A pass over rows in which something fails on a GPU: what becomes of the worker, and of its memory."""
 
 import contextlib
+import os
 import types
 import weakref
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -76,3 +78,30 @@ def test_the_gpu_of_a_training_master_is_one_of_the_workers(monkeypatch):
     model.device = "cuda"
     with pytest.raises(ConfigurationError, match="device='cuda', but torch sees no GPU"):
         model.predict(rows)
+
+
+class Asserting(torch.nn.Linear):
+    """Fails as CUDA does, and writes down in which process."""
+
+    def __init__(self, path):
+        super().__init__(WIDTH, CLASSES)
+        self.path = str(path)
+
+    def forward(self, x):
+        with Path(self.path).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+
+@pytest.mark.spark
+@pytest.mark.timeout(300)
+def test_the_python_worker_ends(spark, table, tmp_path):
+    network = Network(Asserting(tmp_path / "log"), torch.nn.CrossEntropyLoss(), torch.optim.SGD)
+    model = SparkMultiLayer(spark, network, device="cpu")
+    for _ in range(2):
+        with pytest.raises(
+            ModelError, match=r"(?s)Python worker: AcceleratorError in partition 0: .*device-side assert"
+        ):
+            model.calculate_score(table.coalesce(1))
+    processes = (tmp_path / "log").read_text().splitlines()
+    assert len(processes) == len(set(processes)) == 2
